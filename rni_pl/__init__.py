@@ -1,0 +1,50 @@
+"""Structured channel pruning driven by BatchNorm scales, on PyTorch Lightning."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rni_pl import models
+    from rni_pl.api import prune_finetune, train
+    from rni_pl.checkpoint import load_model
+    from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm
+    from rni_pl.penalties import l1_penalty, rni_penalty
+    from rni_pl.pruning import prune
+
+__version__ = "0.1.0"
+
+# Imported on first use, so that `--help` and configuration errors need not wait for torch.
+_HOMES = {
+    "SigmoidBatchNorm2d": "rni_pl.norm",
+    "convert_batchnorm": "rni_pl.norm",
+    "l1_penalty": "rni_pl.penalties",
+    "load_model": "rni_pl.checkpoint",
+    "models": "rni_pl.models",
+    "prune": "rni_pl.pruning",
+    "prune_finetune": "rni_pl.api",
+    "rni_penalty": "rni_pl.penalties",
+    "train": "rni_pl.api",
+}
+
+__all__ = [
+    "SigmoidBatchNorm2d",
+    "convert_batchnorm",
+    "l1_penalty",
+    "load_model",
+    "models",
+    "prune",
+    "prune_finetune",
+    "rni_penalty",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rni_pl' has no attribute {name!r}")
+    home = import_module(_HOMES[name])
+    return home if name == "models" else getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

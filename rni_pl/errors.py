@@ -1,0 +1,21 @@
+"""Errors a user can cause and mend; the commands print them as one line and exit with 2."""
+
+
+class RniError(ValueError):
+    """Base of every error that names a mistake in what the user gave."""
+
+
+class ConfigError(RniError):
+    """A configuration value is unknown or out of range."""
+
+
+class DataError(RniError):
+    """A data set is missing, incomplete or damaged."""
+
+
+class CheckpointError(RniError):
+    """A checkpoint is missing, damaged, foreign or asks for code we do not run."""
+
+
+class PruningError(RniError):
+    """A network cannot be pruned as asked."""

@@ -1,0 +1,69 @@
+"""Importance of channels, and of the units that can be removed."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rni_pl import norm
+from rni_pl.pruning.graph import ChannelGraph
+
+
+@dataclass
+class Candidates:
+    """Units that may be removed, K of them, in the order of the network.
+
+    Attributes:
+        units: unit numbers, shape (K,).
+        scores: importance of each unit, float64, shape (K,).
+        channels: scaled channels in each unit, shape (K,).
+        group: index of the set of norm layers that a unit belongs to, shape (K,). In a plain
+            network a group is one layer.
+        layers: the norm layers of each group.
+    """
+
+    units: Tensor
+    scores: Tensor
+    channels: Tensor
+    group: Tensor
+    layers: list[tuple[str, ...]]
+
+
+def channel_scores(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
+    """Importance of every channel of the named norm layers: the size of its effective scale.
+
+    ``sigmoid(gamma)`` for SigBN (arXiv 2204.06404), ``abs(gamma)`` for BatchNorm. Each of shape
+    (C,), float64, on the CPU.
+    """
+    return {
+        name: norm.scale(model.get_submodule(name)).detach().abs().double().cpu()  # type: ignore[arg-type]
+        for name in names
+    }
+
+
+def candidates(
+    graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor
+) -> Candidates:
+    """The removable units with their scores: the mean over a unit's scaled channels.
+
+    `removable` is a bool tensor over units, shape (graph.size,).
+    """
+    total = torch.zeros(graph.size, dtype=torch.float64)
+    channels = torch.zeros(graph.size, dtype=torch.long)
+    members: list[list[str]] = [[] for _ in range(graph.size)]
+    for name, values in scores.items():
+        units = graph.layers[name].outputs
+        total.index_add_(0, units, values)
+        channels.index_add_(0, units, torch.ones_like(units))
+        for unit in units.unique().tolist():
+            members[unit].append(name)
+    units = (removable & (channels > 0)).nonzero().flatten()
+    layers = [tuple(members[unit]) for unit in units.tolist()]
+    index = {key: i for i, key in enumerate(dict.fromkeys(layers))}
+    return Candidates(
+        units=units,
+        scores=total[units] / channels[units],
+        channels=channels[units],
+        group=torch.tensor([index[key] for key in layers], dtype=torch.long),
+        layers=list(index),
+    )

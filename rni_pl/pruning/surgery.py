@@ -1,0 +1,132 @@
+"""Removal of channels: a new, smaller network made of the same module classes."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rni_pl.errors import PruningError
+from rni_pl.pruning.graph import ChannelGraph, LayerChannels
+
+# Sizes of a network's changed layers: layer name -> attribute (as the module calls it) -> value.
+# Plain numbers and lists, so that it can travel in a checkpoint.
+Structure = dict[str, dict[str, Any]]
+
+
+def remove(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> tuple[nn.Module, Structure]:
+    """Copy `model` without the units that `keep` (bool, shape (graph.size,)) leaves out.
+
+    Returns the smaller copy, on the same device and in the same mode, and the sizes of the layers
+    that changed, for `resize`. The model given is not touched.
+    """
+    slices: dict[int, Any] = {}
+    structure: Structure = {}
+    for name, layer in graph.layers.items():
+        if bool(keep[layer.outputs].all()) and (layer.inputs is None or bool(keep[layer.inputs].all())):
+            continue
+        module = model.get_submodule(name)
+        structure[name] = sizes(module, layer, keep)
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            slices[id(tensor)] = _sliced(module, tensor, layer, keep)
+    # deepcopy takes what is in its memo for copied: large weights are sliced, never copied whole.
+    smaller = copy.deepcopy(model, slices)
+    for name, values in structure.items():
+        _set_sizes(smaller.get_submodule(name), values)
+    return smaller, structure
+
+
+def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.Module:
+    """Give a freshly built network the sizes of a pruned one, in place, with empty weights.
+
+    Raises:
+        PruningError: a layer is not in the model, or has no such size.
+    """
+    for name, values in structure.items():
+        try:
+            module = model.get_submodule(name)
+        except AttributeError as error:
+            raise PruningError(f"the network has no layer {name!r}") from error
+        if not all(hasattr(module, key) for key in values):
+            raise PruningError(f"layer {name!r} ({type(module).__name__}) has no sizes {list(values)}")
+        _set_sizes(module, dict(values))
+        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.ndim:
+                tensor.data = tensor.data.new_empty(_shape(module, key, tensor))
+    return model
+
+
+def sizes(module: nn.Module, layer: LayerChannels, keep: Tensor) -> dict[str, Any]:
+    """The size attributes of `module` once its channels are removed."""
+    outputs = int(keep[layer.outputs].sum())
+    if isinstance(module, nn.Conv2d):
+        assert layer.inputs is not None
+        groups = len(_groups_kept(module, layer, keep)) if module.groups > 1 else 1
+        return {
+            "in_channels": int(keep[layer.inputs].sum()),
+            "out_channels": outputs,
+            "groups": groups,
+        }
+    if isinstance(module, nn.Linear):
+        assert layer.inputs is not None
+        return {"in_features": int(keep[layer.inputs].sum()), "out_features": outputs}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": outputs}
+    if isinstance(module, nn.ConstantPad3d):
+        front = int(keep[layer.outputs[: module.padding[4]]].sum())
+        return {"padding": [*module.padding[:4], front, outputs - front]}
+    return {"num_features": outputs}
+
+
+def _set_sizes(module: nn.Module, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        setattr(module, key, tuple(value) if isinstance(value, list | tuple) else value)
+
+
+def _sliced(module: nn.Module, tensor: Tensor, layer: LayerChannels, keep: Tensor) -> Tensor:
+    """What remains of a parameter or buffer; scalars (the batch counter) stay."""
+    data = tensor.detach()
+    if data.ndim == 0:
+        return data.clone()
+    data = data.index_select(0, _kept(keep[layer.outputs], data))
+    if data.ndim > 1 and layer.inputs is not None:
+        data = data.index_select(1, _kept(_input_mask(module, layer, keep), data))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad)
+    return data
+
+
+def _kept(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.nonzero().flatten().to(like.device)
+
+
+def _input_mask(module: nn.Module, layer: LayerChannels, keep: Tensor) -> Tensor:
+    """Mask over dimension 1 of the weight: the input channels of one group."""
+    assert layer.inputs is not None
+    mask = keep[layer.inputs]
+    if not isinstance(module, nn.Conv2d) or module.groups == 1:
+        return mask
+    return mask.view(module.groups, -1)[_groups_kept(module, layer, keep)[0]]
+
+
+def _groups_kept(module: nn.Conv2d, layer: LayerChannels, keep: Tensor) -> list[int]:
+    """Groups that keep channels, all of them alike."""
+    assert layer.inputs is not None
+    ins, outs = (keep[units].view(module.groups, -1) for units in (layer.inputs, layer.outputs))
+    alive = ins.any(1).nonzero().flatten()
+    same = (ins[alive] == ins[alive[:1]]).all() and len(outs[alive].sum(1).unique()) == 1
+    if not same or not torch.equal(outs.any(1), ins.any(1)):
+        raise PruningError("the groups of a grouped convolution would differ in width")
+    return alive.tolist()
+
+
+def _shape(module: nn.Module, key: str, tensor: Tensor) -> list[int]:
+    if isinstance(module, nn.Conv2d) and key == "weight":
+        return [module.out_channels, module.in_channels // module.groups, *tensor.shape[2:]]
+    if isinstance(module, nn.Linear) and key == "weight":
+        return [module.out_features, module.in_features]
+    for size in ("out_channels", "out_features", "num_features", "num_parameters"):
+        if hasattr(module, size):
+            return [getattr(module, size)]
+    raise PruningError(f"{type(module).__name__} has no {key} that could be resized")
