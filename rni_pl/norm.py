@@ -32,7 +32,7 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
         self.reset_running_stats()
         nn.init.normal_(self.weight)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002, the name nn.BatchNorm2d gives it
+    def forward(self, input: Tensor) -> Tensor:
         """Normalise a batch of shape (N, C, H, W)."""
         self._check_input_dim(input)
         average_factor = 0.0 if self.momentum is None else self.momentum

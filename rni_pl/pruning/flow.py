@@ -23,7 +23,7 @@ class Record:
     outputs: Tensor
 
 
-class Unfit(Exception):  # noqa: N818, a finding rather than an error
+class Unfit(Exception):
     """An operation that does not fit the channels kept."""
 
 
@@ -205,7 +205,11 @@ class Flow(fx.Interpreter):
         """The record on the channels kept, where the layer would read and make just those."""
         kept = Record(self._kept(record.inputs), self._kept(record.outputs))
         for expected, found in ((kept.inputs, inputs), (kept.outputs, outputs)):
-            if expected is not None and found is not None and not torch.equal(expected, found.abs()):
+            if (
+                expected is not None
+                and found is not None
+                and not torch.equal(expected, found.abs())
+            ):
                 raise Unfit("would read other channels than before")
         return kept
 

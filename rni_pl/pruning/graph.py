@@ -65,7 +65,9 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     Raises:
         PruningError: `torch.fx` cannot trace the model, or the example does not fit it.
     """
-    inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    inputs = (
+        tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    )
     modes = {module: module.training for module in model.modules()}
     try:
         graph_module = symbolic_trace(model.eval())
@@ -110,7 +112,9 @@ class ShapeRecorder(fx.Interpreter):
                 self.run(*inputs)
         except RuntimeError as error:
             message = str(error).strip().splitlines()[0]
-            raise PruningError(f"the network cannot run on the example inputs: {message}") from error
+            raise PruningError(
+                f"the network cannot run on the example inputs: {message}"
+            ) from error
         return self.shapes
 
     def run_node(self, n: fx.Node) -> Any:
@@ -128,7 +132,9 @@ def _unreached(model: nn.Module, graph_module: fx.GraphModule) -> bool:
 
 
 def _within(owner: str, called: tuple[str, ...]) -> bool:
-    return any(f"{owner}.".startswith(f"{name}.") or name.startswith(f"{owner}.") for name in called)
+    return any(
+        f"{owner}.".startswith(f"{name}.") or name.startswith(f"{owner}.") for name in called
+    )
 
 
 def _resolve(channel_flow: "flow.Flow") -> ChannelGraph:

@@ -5,7 +5,6 @@ and returns the channel numbers of the result. Operations that only move element
 handler: they run as they are. What is in no list here is unknown, and whatever it reads stays.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,29 +14,105 @@ if TYPE_CHECKING:
     from rni_pl.pruning.flow import Flow
 
 
-class Unknown(Exception):  # noqa: N818, a finding rather than an error
+class Unknown(Exception):
     """An operation whose effect on channels is not known."""
 
 
 # Operations by the name of the function or method; in-place forms end in an underscore.
 ELEMENTWISE = set(
-    "relu relu6 hardtanh silu gelu hardswish hardsigmoid sigmoid tanh leaky_relu elu selu celu "
-    "mish softplus clamp clamp_min dropout dropout2d feature_dropout alpha_dropout neg abs exp "
-    "sqrt rsqrt square pow contiguous clone detach float half bfloat16 to type type_as "
-    "stochastic_depth drop_path".split()
+    [
+        "relu",
+        "relu6",
+        "hardtanh",
+        "silu",
+        "gelu",
+        "hardswish",
+        "hardsigmoid",
+        "sigmoid",
+        "tanh",
+        "leaky_relu",
+        "elu",
+        "selu",
+        "celu",
+        "mish",
+        "softplus",
+        "clamp",
+        "clamp_min",
+        "dropout",
+        "dropout2d",
+        "feature_dropout",
+        "alpha_dropout",
+        "neg",
+        "abs",
+        "exp",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "pow",
+        "contiguous",
+        "clone",
+        "detach",
+        "float",
+        "half",
+        "bfloat16",
+        "to",
+        "type",
+        "type_as",
+        "stochastic_depth",
+        "drop_path",
+    ]
 )
 POOLING = set(
-    "max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d lp_pool2d interpolate upsample "
-    "boolean_dispatch max_pool2d_with_indices adaptive_max_pool2d_with_indices".split()
+    [
+        "max_pool2d",
+        "avg_pool2d",
+        "adaptive_avg_pool2d",
+        "adaptive_max_pool2d",
+        "lp_pool2d",
+        "interpolate",
+        "upsample",
+        "boolean_dispatch",
+        "max_pool2d_with_indices",
+        "adaptive_max_pool2d_with_indices",
+    ]
 )
 ADDITIONS = {"add", "iadd", "sub", "isub", "rsub", "maximum", "minimum"}
 PRODUCTS = {"mul", "imul"}
 DIVISIONS = {"div", "truediv", "itruediv", "floordiv", "mod"}
 REDUCTIONS = {"mean", "sum", "amax", "amin"}
 MOVES = set(
-    "view reshape flatten unflatten permute transpose swapaxes movedim t squeeze unsqueeze expand "
-    "expand_as view_as reshape_as unbind narrow select cat concat concatenate stack getitem "
-    "size getattr dim ndimension numel flip roll".split()
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "swapaxes",
+        "movedim",
+        "t",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "expand_as",
+        "view_as",
+        "reshape_as",
+        "unbind",
+        "narrow",
+        "select",
+        "cat",
+        "concat",
+        "concatenate",
+        "stack",
+        "getitem",
+        "size",
+        "getattr",
+        "dim",
+        "ndimension",
+        "numel",
+        "flip",
+        "roll",
+    ]
 )
 SPLITS = {"chunk", "split", "tensor_split"}
 
@@ -103,7 +178,7 @@ def call(flow: "Flow", args: tuple, kwargs: dict) -> Any:
     operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     if name in MOVES | SPLITS:
         return move(flow, name, args, kwargs)
-    if not flow.node.all_input_nodes or not operands and not _holds_tensors(args):
+    if not flow.node.all_input_nodes or (not operands and not _holds_tensors(args)):
         return native(flow, args, kwargs, constant=True)  # arithmetic on sizes, new tensors
     if name in ELEMENTWISE and len(operands) == 1:
         return operands[0]

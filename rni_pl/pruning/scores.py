@@ -41,9 +41,7 @@ def channel_scores(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
     }
 
 
-def candidates(
-    graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor
-) -> Candidates:
+def candidates(graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor) -> Candidates:
     """The removable units with their scores: the mean over a unit's scaled channels.
 
     `removable` is a bool tensor over units, shape (graph.size,).

@@ -24,7 +24,9 @@ def remove(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> tuple[nn.Modu
     slices: dict[int, Any] = {}
     structure: Structure = {}
     for name, layer in graph.layers.items():
-        if bool(keep[layer.outputs].all()) and (layer.inputs is None or bool(keep[layer.inputs].all())):
+        if bool(keep[layer.outputs].all()) and (
+            layer.inputs is None or bool(keep[layer.inputs].all())
+        ):
             continue
         module = model.get_submodule(name)
         structure[name] = sizes(module, layer, keep)
@@ -49,7 +51,9 @@ def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.M
         except AttributeError as error:
             raise PruningError(f"the network has no layer {name!r}") from error
         if not all(hasattr(module, key) for key in values):
-            raise PruningError(f"layer {name!r} ({type(module).__name__}) has no sizes {list(values)}")
+            raise PruningError(
+                f"layer {name!r} ({type(module).__name__}) has no sizes {list(values)}"
+            )
         _set_sizes(module, dict(values))
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and tensor.ndim:

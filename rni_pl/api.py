@@ -1,0 +1,146 @@
+"""The paper's workflow as two functions, on the code path of the commands."""
+
+import copy
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from torch import nn
+
+from rni_pl import config, runs
+from rni_pl.classifier import Classifier
+from rni_pl.finetuning import prune_and_finetune
+from rni_pl.models.build import ModelSpec
+from rni_pl.outcome import Outcome
+from rni_pl.runs import plain_data_values
+from rni_pl.training import train as train_stage
+
+
+def train(
+    dataset: str = "cifar10",
+    arch: str = "resnet56",
+    method: str = "rni",
+    reg_weight: float | None = None,
+    b: float | None = None,
+    epochs: int = 160,
+    lr: float = 0.1,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    run_dir: str | Path | None = None,
+    overrides: tuple[str, ...] | list[str] = (),
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a network with a sparsity regulariser.
+
+    Args:
+        dataset: a name of the `data` group of configurations (``"cifar10"``, ``"digits"``, ...).
+        arch: a name of the `arch` group (``"resnet56"``, ``"vgg16"``, ...).
+        method: ``"rni"``, ``"l1"`` or ``"ucs"``.
+        reg_weight: weight of the penalty; None: the paper's for this method and network.
+        b: shift of RNI's gradient bump (the paper's b); None: the paper's.
+        epochs: number of epochs.
+        lr: initial learning rate.
+        batch_size: images a step.
+        seed: of weights, order, augmentation and validation split.
+        device: ``"cpu"``, ``"gpu"``, ``"auto"`` or any other accelerator of Lightning's.
+        run_dir: where to keep checkpoints, logs and summary; None keeps nothing.
+        overrides: further settings as on the command line, such as ``"data.root=/data"``.
+
+    Returns:
+        The network of the best epoch, on the CPU in evaluation mode, and logs: ``test_acc``
+        (a fraction per epoch), ``best_epoch`` (counted from 0; picked on the validation split, or
+        on the test set with ``overrides=["protocol=paper"]``), ``val_acc`` and ``summary``.
+
+    Raises:
+        RniError: a value is unknown or out of range, or the data is not there.
+    """
+    given = {"method.reg_weight": reg_weight, "method.shift": b}
+    settings = [f"arch={arch}", f"method={method}"]
+    settings += [f"{key}={value}" for key, value in given.items() if value is not None]
+    settings += _shared(dataset, epochs, lr, batch_size, seed, device)
+    cfg = config.compose_config("train", [*settings, *overrides])
+    with _directory(run_dir) as directory:
+        return _result(train_stage(cfg, Path(directory), watch_test=True))
+
+
+def prune_finetune(
+    model: nn.Module,
+    dataset: str = "cifar10",
+    method: str = "rni",
+    prune_pc: float = 0.5,
+    epochs: int = 160,
+    lr: float = 0.1,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    run_dir: str | Path | None = None,
+    overrides: tuple[str, ...] | list[str] = (),
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Remove the share `prune_pc` of a network's channels, in [0, 1), and fine-tune what is left.
+
+    `model` (as `train` or `load_model` return it, or any network for this data) is not changed;
+    `method` decides the scope, global or local. For the rest, results and errors included, see
+    `train`.
+    """
+    settings = [f"prune.ratio={prune_pc}", "checkpoint=given"]
+    settings += _shared(dataset, epochs, lr, batch_size, seed, device)
+    cfg = config.compose_config("prune", [*settings, *overrides])
+    regulariser = runs.make(config.compose_group("method", method), "method")
+    cfg.prune.scope = cfg.prune.scope or regulariser.scope
+    classifier = _wrap(model, method, cfg)
+    with _directory(run_dir) as directory:
+        outcome = prune_and_finetune(cfg, Path(directory), watch_test=True, classifier=classifier)
+    return _result(outcome)
+
+
+def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
+    """A copy of the network under training, with what is known of how to build it."""
+    known = getattr(model, "model_spec", None)
+    data = runs.make_data(cfg)
+    spec = ModelSpec(
+        arch=known.arch if known else {},
+        num_classes=data.num_classes,
+        norm=known.norm if known else "bn",
+        structure=known.structure if known else {},
+        image_shape=list(data.image_shape),
+        method=method,
+        scope=cfg.prune.scope,
+        data=plain_data_values(cfg),
+        classes=list(data.classes),
+        mean=list(data.mean),
+        std=list(data.std),
+    )
+    recipe = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    return Classifier(spec.to_dict(), recipe, module=copy.deepcopy(model).train())  # type: ignore[arg-type]
+
+
+def _shared(
+    dataset: str, epochs: int, lr: float, batch_size: int, seed: int, device: str
+) -> list[str]:
+    return [
+        f"data={dataset}",
+        f"data.batch_size={batch_size}",
+        f"optimizer.lr={lr}",
+        f"trainer.max_epochs={epochs}",
+        f"trainer.accelerator={'gpu' if device == 'cuda' else device}",
+        f"seed={seed}",
+    ]
+
+
+def _directory(run_dir: str | Path | None) -> Any:
+    if run_dir is None:
+        return tempfile.TemporaryDirectory(prefix="rni_pl_")
+    import contextlib
+
+    return contextlib.nullcontext(run_dir)
+
+
+def _result(outcome: Outcome) -> tuple[nn.Module, dict[str, Any]]:
+    record = outcome.record
+    return outcome.model, {
+        "test_acc": record.test_acc or record.val_acc,
+        "val_acc": record.val_acc,
+        "best_epoch": record.best_epoch,
+        "summary": outcome.summary,
+    }

@@ -1,0 +1,122 @@
+"""Reading checkpoints: what may be in one, and the network it holds."""
+
+import pickle
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rni_pl.errors import CheckpointError, ConfigError
+from rni_pl.models.build import ModelSpec, build, check_trusted
+
+
+def load_model(path: str | Path, allow: Collection[str] = ()) -> nn.Module:
+    """The network of any checkpoint of ours, dense or pruned, in evaluation mode on the CPU.
+
+    Args:
+        path: a checkpoint file, or a run directory (its best epoch is taken).
+        allow: full names of further network builders (``"mypackage.nets.MyNet"``) that the
+            checkpoint may call; those of `rni_pl.models`, torchvision and timm always may.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or it asks for code that is not allowed.
+    """
+    checkpoint = read(path, allow)
+    spec = spec_of(checkpoint)
+    model = build_with_weights(spec, checkpoint["state_dict"], path)
+    return model.eval()
+
+
+def locate(path: str | Path) -> Path:
+    """The checkpoint file meant by `path`: itself, or the best epoch of a run directory."""
+    path = Path(path)
+    if path.is_dir():
+        found = path / "checkpoints" / "best.ckpt"
+        if not found.is_file():
+            raise CheckpointError(f"checkpoint={path} holds no checkpoints/best.ckpt")
+        return found
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint={path} does not exist")
+    return path
+
+
+def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
+    """The checkpoint's contents, once it is certain that they hold data alone.
+
+    Raises:
+        CheckpointError: see `load_model`.
+    """
+    file = locate(path)
+    checkpoint = _load(file)
+    check(checkpoint, file, allow)
+    return checkpoint
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """The network's weights in a checkpoint of ours, without the description of the network."""
+    return _weights(_load(locate(path))["state_dict"])
+
+
+def _load(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"checkpoint={file} is damaged, or holds more than plain data and was refused"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"checkpoint={file} cannot be read: {reason}") from error
+
+
+def _weights(state: dict[str, Any]) -> dict[str, Any]:
+    """Lightning keeps the network under ``model.``."""
+    return {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+
+
+def check(checkpoint: Any, file: str | Path, allow: Collection[str] = ()) -> None:
+    """Raise `CheckpointError` unless this is a checkpoint of ours that names no other code."""
+    hyper = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(hyper, dict) or not isinstance(hyper.get("spec"), dict):
+        raise CheckpointError(f"checkpoint={file} was not written by rni_pl")
+    named = sorted(key for key in hyper if str(key).startswith("_"))
+    if named:  # Lightning would import and call what _instantiator names
+        raise CheckpointError(f"checkpoint={file} names code to run ({', '.join(named)}); refused")
+    if not isinstance(checkpoint.get("state_dict"), dict):
+        raise CheckpointError(f"checkpoint={file} holds no weights")
+    spec = spec_of(checkpoint)
+    if not spec.arch:
+        raise CheckpointError(
+            f"checkpoint={file} comes from a module given in Python and does not say how to build it"
+        )
+    check_trusted(spec.arch, allow)
+
+
+def spec_of(checkpoint: dict[str, Any]) -> ModelSpec:
+    """The description of the network in a checkpoint."""
+    try:
+        spec = ModelSpec(**checkpoint["hyper_parameters"]["spec"])
+    except TypeError as error:
+        raise CheckpointError(f"the checkpoint's description of its network: {error}") from error
+    if not isinstance(spec.arch, dict) or not isinstance(spec.structure, dict):
+        raise CheckpointError("the checkpoint's description of its network is damaged")
+    return spec
+
+
+def build_with_weights(spec: ModelSpec, state: dict[str, Any], path: str | Path) -> nn.Module:
+    """Build the network and load a Lightning checkpoint's weights into it."""
+    with torch.random.fork_rng(devices=[]):  # building draws weights that are not used
+        try:
+            model = build(spec)
+        except ConfigError as error:
+            raise CheckpointError(f"checkpoint={path}: {error}") from error
+    try:
+        model.load_state_dict(_weights(state))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"checkpoint={path}: the weights do not fit: {reason}") from error
+    model.model_spec = spec  # type: ignore[assignment]  # says what the logits and pixels mean
+    return model

@@ -1,0 +1,172 @@
+"""The one LightningModule: any classifier, its loss, its metrics and its recipe."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from rni_pl import checkpoint
+from rni_pl.models.build import ModelSpec, build
+from rni_pl.recipe import Recipe
+
+
+class Classifier(pl.LightningModule):
+    """A classification network under training.
+
+    Args:
+        spec: description of the network, as of `ModelSpec.to_dict`; kept in every checkpoint.
+        recipe: keyword arguments of `Recipe`.
+        module: the network itself, if it is built already; otherwise it is built from `spec`.
+
+    Logs, once an epoch, ``{train,val,test}/loss`` and ``/acc`` (fraction in [0, 1]). A second
+    validation loader is logged as the test set, for watching only.
+    """
+
+    def __init__(
+        self,
+        spec: dict[str, Any],
+        recipe: dict[str, Any] | None = None,
+        module: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        recipe = {} if recipe is None else recipe
+        self.save_hyperparameters({"spec": spec, "recipe": recipe})
+        self.recipe = Recipe(**recipe)
+        self.model = build(ModelSpec(**spec)) if module is None else module
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_metrics": _metrics(stage, spec) for stage in ("train", "val", "test")}
+        )
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Description of the network as it is now."""
+        return ModelSpec(**self.hparams["spec"])
+
+    def replace_model(self, model: nn.Module, structure: Mapping[str, Any]) -> None:
+        """Take a pruned network in place of the present one; checkpoints will rebuild it."""
+        self.model = model
+        spec = self.hparams["spec"]
+        spec["structure"] = {**spec["structure"], **structure}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of normalised images (N, 3, H, W)."""
+        return self.model(images)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Cross-entropy of one batch."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        self._update("train", loss, logits, labels)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Metrics of the validation set; of the test set, if a second loader watches it."""
+        self._evaluate("test" if dataloader_idx else "val", batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Metrics of the test set."""
+        self._evaluate("test", batch)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training metrics."""
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of every set that was evaluated."""
+        self._log("val")
+        self._log("test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log("test")
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimiser, with its schedule by step."""
+        optimizer = self.recipe.optimizer(self.model)
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = self.recipe.schedule(optimizer, steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Refuse foreign checkpoints and those that name code, on every path into Lightning."""
+        checkpoint.check(checkpoint_, "the one given", allow=[self.spec.arch.get("_target_", "")])
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        allow: Collection[str] = (),
+        **overrides: Any,
+    ) -> "Classifier":
+        """Rebuild module and network, dense or pruned, from one of our checkpoints.
+
+        Lightning's signature; `overrides` replace hyper-parameters (``recipe=...``), and `allow`
+        names further networks that the checkpoint may build, see `rni_pl.load_model`. Only plain
+        data is ever read, whatever ``weights_only`` says.
+        """
+        for ignored in ("weights_only", "strict", "hparams_file"):
+            overrides.pop(ignored, None)
+        contents = checkpoint.read(checkpoint_path, allow)
+        spec = checkpoint.spec_of(contents)
+        model = checkpoint.build_with_weights(spec, contents["state_dict"], checkpoint_path)
+        arguments = {**contents["hyper_parameters"], **overrides, "module": model}
+        module = cls(**arguments)
+        return module if map_location is None else module.to(map_location)
+
+    def _evaluate(self, stage: str, batch: Any) -> None:
+        images, labels = batch
+        logits = self(images)
+        self._update(stage, F.cross_entropy(logits, labels, reduction="none"), logits, labels)
+
+    def _update(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        metrics: Any = self.metrics[f"{stage}_metrics"]
+        metrics[f"{stage}/loss"].update(loss.detach(), weight=len(labels) if loss.ndim == 0 else 1)
+        metrics[f"{stage}/acc"].update(logits.detach(), labels)
+
+    def _log(self, stage: str) -> None:
+        metrics: Any = self.metrics[f"{stage}_metrics"]
+        if metrics[f"{stage}/acc"].update_called:
+            self.log_dict(metrics.compute(), prog_bar=stage == "val")
+        metrics.reset()
+
+
+def _metrics(stage: str, spec: dict[str, Any]) -> MetricCollection:
+    accuracy = MulticlassAccuracy(spec["num_classes"], average="micro", validate_args=False)
+    return MetricCollection(
+        {f"{stage}/loss": MeanMetric(nan_strategy="ignore"), f"{stage}/acc": accuracy},
+        compute_groups=False,
+    )
+
+
+def recipe_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe in plain values, for hyper-parameters."""
+    return {**asdict(recipe), "milestones": list(recipe.milestones)}
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, image_shape: Collection[int]) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image, by torch's counter."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = model.training
+    device = next(model.parameters()).device
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, *image_shape, device=device))
+    model.train(training)
+    return counter.get_total_flops() // 2

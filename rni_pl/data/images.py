@@ -1,0 +1,75 @@
+"""Images in memory: what every data set is turned into."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rni_pl.errors import DataError
+
+
+@dataclass
+class Split:
+    """uint8 images of shape (N, 3, H, W) and their int64 labels of shape (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "Split":
+        """The images at `indices`."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass
+class Images:
+    """A data set: its two splits and the names of its classes, in the order of the labels."""
+
+    train: Split
+    test: Split
+    classes: list[str]
+
+    def check(self) -> None:
+        """Raise `DataError` for an empty split or a label that names no class."""
+        for name, split in (("training", self.train), ("test", self.test)):
+            if not len(split):
+                raise DataError(f"the {name} set holds no images")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= len(self.classes):
+                wrong = low if low < 0 else high
+                raise DataError(
+                    f"label {wrong} in the {name} set is out of range: {len(self.classes)} classes"
+                )
+
+
+def channel_statistics(split: Split) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1]."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(split.images.shape[1]):
+        counts = torch.zeros(256, dtype=torch.float64)
+        for part in split.images[:, channel].split(4096):  # a histogram is exact and small
+            counts += torch.bincount(part.reshape(-1).int(), minlength=256)
+        share = counts / counts.sum()
+        mean = float((share * values).sum())
+        means.append(mean)
+        stds.append(max(float((share * (values - mean) ** 2).sum()) ** 0.5, 1e-6))
+    return means, stds
+
+
+def train_val_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Set `fraction` of the images aside, drawn with `seed`: the rest, and those.
+
+    Raises:
+        DataError: one of the two would be empty.
+    """
+    aside = round(fraction * len(split))
+    if not 0 < aside < len(split):
+        raise DataError(
+            f"data.val_fraction={fraction} of {len(split)} training images leaves nothing to "
+            + ("validate on" if aside == 0 else "train on")
+        )
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    return split.take(order[aside:].sort().values), split.take(order[:aside].sort().values)

@@ -1,0 +1,52 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in torchvision's files."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rni_pl.data.images import Images, Split
+from rni_pl.errors import DataError
+
+
+def cifar10(root: str) -> Images:
+    """CIFAR-10 from ``root``, downloaded when missing. Raises `DataError` where it cannot be."""
+    from torchvision.datasets import CIFAR10
+
+    return _load(CIFAR10, root)
+
+
+def cifar100(root: str) -> Images:
+    """CIFAR-100 from ``root``, downloaded when missing. Raises `DataError` where it cannot be."""
+    from torchvision.datasets import CIFAR100
+
+    return _load(CIFAR100, root)
+
+
+def _load(dataset: Any, root: str) -> Images:
+    try:
+        train, test = (dataset(root, train=part, download=False) for part in (True, False))
+    except RuntimeError:  # torchvision: missing or damaged
+        _download(dataset, root)
+        train, test = (dataset(root, train=part, download=False) for part in (True, False))
+    except (pickle.UnpicklingError, EOFError, KeyError, OSError) as error:
+        raise DataError(f"{dataset.__name__} in data.root={root} is damaged: {error}") from error
+    return Images(_split(train), _split(test), list(train.classes))
+
+
+def _download(dataset: Any, root: str) -> None:
+    try:
+        dataset(root, train=True, download=True)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{dataset.__name__} is not in data.root={root} and cannot be downloaded ({reason}): "
+            f"put {dataset.filename} into {Path(root).resolve()}, or use data=digits, which needs "
+            "no download"
+        ) from error
+
+
+def _split(dataset: Any) -> Split:
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return Split(images, torch.tensor(dataset.targets, dtype=torch.long))

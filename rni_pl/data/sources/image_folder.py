@@ -1,0 +1,123 @@
+"""Any folder of images: root/train/CLASS/* and root/test/CLASS/*."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from rni_pl.data.images import Images, Split
+from rni_pl.errors import DataError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+
+
+def image_folder(root: str, image_size: int | None = None) -> Images:
+    """Decode a whole folder into memory, as RGB.
+
+    Without `image_size` all images must have one size; with it their shorter side is resized to
+    it and the centre cropped.
+
+    Raises:
+        DataError: a folder is missing or empty, `test` has a class that `train` lacks, a file
+            is no image, or sizes differ.
+    """
+    train, test = _listing(Path(root) / "train"), _listing(Path(root) / "test")
+    classes = sorted(train)
+    unknown = sorted(set(test) - set(train))
+    if unknown:
+        raise DataError(f"{root}/test has classes that train lacks: {', '.join(unknown[:5])}")
+    splits = [_decode(files, classes, image_size) for files in (train, test)]
+    if splits[0].images.shape[1:] != splits[1].images.shape[1:]:
+        raise DataError(f"{root}: train and test images differ in size; set data.image_size")
+    return Images(splits[0], splits[1], classes)
+
+
+def _listing(folder: Path) -> dict[str, list[Path]]:
+    """Image files by class."""
+    if not folder.is_dir():
+        raise DataError(f"image folder {folder} does not exist; needed: {folder}/CLASS/*")
+    found = {
+        entry.name: sorted(f for f in entry.iterdir() if f.suffix.lower() in SUFFIXES)
+        for entry in sorted(folder.iterdir())
+        if entry.is_dir() and not entry.name.startswith(".")
+    }
+    if not found:
+        raise DataError(f"image folder {folder} has no classes; needed: {folder}/CLASS/*")
+    for name, files in found.items():
+        if not files:
+            raise DataError(f"image folder {folder / name} holds no images")
+    return found
+
+
+def _decode(files: dict[str, list[Path]], classes: list[str], size: int | None) -> Split:
+    paths = [path for name in classes for path in files.get(name, [])]
+    labels = [i for i, name in enumerate(classes) for _ in files.get(name, [])]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
+        decoded = _with_progress(pool.map(partial(read_image, size=size), paths), len(paths))
+        images = _stack(decoded, paths)
+    return Split(images, torch.tensor(labels, dtype=torch.long))
+
+
+def _stack(decoded: Iterable[np.ndarray], paths: list[Path]) -> Tensor:
+    stacked: np.ndarray | None = None
+    for i, image in enumerate(decoded):
+        if stacked is None:
+            stacked = np.empty((len(paths), *image.shape), np.uint8)
+        if image.shape != stacked.shape[1:]:
+            sizes = (f"{s[1]}x{s[0]}" for s in (stacked.shape[1:], image.shape))
+            raise DataError(
+                f"images differ in size ({paths[0]}: {next(sizes)}, {paths[i]}: {next(sizes)}); "
+                "set data.image_size"
+            )
+        stacked[i] = image
+    assert stacked is not None
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+
+
+def read_image(path: Path, size: int | None = None) -> np.ndarray:
+    """One image as RGB, uint8 (H, W, 3); greyscale, palette, 16-bit and alpha are converted.
+
+    Raises:
+        DataError: the file is no image or is damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                image = _to_eight_bits(image)
+            image = image.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path} is no image that can be read: {error}") from error
+    return np.asarray(image if size is None else _resize(image, size))
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit greyscale, scaled: Pillow itself would cut values off at 255."""
+    values = np.asarray(image).astype(np.float64)
+    top = 255.0 if values.max(initial=0) <= 255 else 65535.0
+    return Image.fromarray(np.clip(values * (255 / top), 0, 255).round().astype(np.uint8))
+
+
+def _resize(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    factor = size / min(width, height)
+    new = max(size, round(width * factor)), max(size, round(height * factor))
+    if new != (width, height):
+        image = image.resize(new, Image.Resampling.BILINEAR)
+    left, top = (new[0] - size) // 2, (new[1] - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def _with_progress(items: Iterator[np.ndarray], total: int) -> Iterable[np.ndarray]:
+    if total < 20_000 or not sys.stderr.isatty():
+        return items
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, "decoding images", total, console=Console(stderr=True), transient=True)

@@ -1,0 +1,153 @@
+"""Stages 2 and 3: one-shot pruning and fine-tuning."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from rni_pl import config, runs
+from rni_pl.callbacks import History, OneShotPruning
+from rni_pl.classifier import Classifier, macs, parameter_count
+from rni_pl.data import ImageData
+from rni_pl.errors import ConfigError
+from rni_pl.models.build import ModelSpec, check_output
+from rni_pl.outcome import Outcome
+from rni_pl.pruning import PruningReport, prune
+
+
+def prune_and_finetune(
+    cfg: DictConfig, run_dir: Path, watch_test: bool = False, classifier: Classifier | None = None
+) -> Outcome:
+    """Measure, prune, measure, fine-tune, measure.
+
+    The network comes from `cfg.checkpoint`, or is the one given. `watch_test` logs the test
+    accuracy of every epoch, for watching only.
+    """
+    resume = runs.resume_from(cfg)
+    recipe = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    if classifier is None:
+        classifier = Classifier.load_from_checkpoint(
+            cfg.checkpoint, allow=list(cfg.allow), recipe=recipe
+        )
+        cfg = with_data_of(cfg, classifier.spec)
+    data = runs.make_data(cfg, watch_test)
+    check_classes(classifier, data)
+    pl.seed_everything(cfg.seed, verbose=False)
+    pruner = partial(
+        prune,
+        ratio=cfg.prune.ratio,
+        scope=cfg.prune.scope or classifier.spec.scope,
+        min_channels=cfg.prune.min_channels,
+    )
+    pruning, history = OneShotPruning(pruner), History()
+    trainer = runs.make_trainer(cfg, run_dir, [history])
+    dense = figures(classifier, runs.test(trainer, classifier, data))
+    trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
+    pruned = figures(classifier, runs.test(trainer, classifier, data))
+    assert pruning.report is not None
+    if trainer.is_global_zero:
+        runs.write_config(cfg, run_dir)
+    runs.fit(trainer, classifier, data, resume)
+    finetuned = runs.test(trainer, classifier, data)
+    summary = summarise(classifier.spec, pruning.report, dense, pruned, finetuned)
+    summary.update(best_epoch=history.record.best_epoch, epochs=len(history.record.val_acc))
+    summary.update(seconds=history.record.seconds, seed=cfg.seed)
+    if trainer.is_global_zero:
+        runs.write_summary(summary, run_dir)
+        print_table(summary)
+    return Outcome(classifier.model.cpu().eval(), history.record, summary)
+
+
+def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
+    """`cfg` with the data that the network was trained on, where none was chosen.
+
+    The checkpoint gives a name and plain values; what code they configure comes from `conf/`.
+    """
+    if cfg.data.get("_target_") is not None:
+        return cfg
+    if not isinstance(spec.data.get("name"), str):
+        raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
+    group = config.compose_group("data", spec.data["name"])
+    OmegaConf.set_struct(group, False)
+    stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
+    stored = {k: v for k, v in stored.items() if k not in runs.NOT_INHERITED}
+    given = {key: value for key, value in cfg.data.items() if value is not None}
+    merged = OmegaConf.merge(cfg, {})
+    OmegaConf.set_struct(merged, False)
+    merged.data = OmegaConf.merge(group, stored, {k: v for k, v in given.items() if k in group})
+    config.check(merged)  # type: ignore[arg-type]
+    return merged  # type: ignore[return-value]
+
+
+def check_classes(classifier: Classifier, data: ImageData) -> None:
+    """Refuse data whose classes are not the network's."""
+    spec = classifier.spec
+    if data.num_classes != spec.num_classes or (spec.classes and spec.classes != data.classes):
+        raise ConfigError(
+            f"the checkpoint was trained for {spec.num_classes} classes "
+            f"({', '.join(spec.classes[:3])}, ...), the data has {data.num_classes} "
+            f"({', '.join(data.classes[:3])}, ...)"
+        )
+    if list(data.image_shape) != list(spec.image_shape):
+        classifier.hparams["spec"]["image_shape"] = list(data.image_shape)
+        check_output(classifier.model, classifier.spec)
+
+
+def figures(classifier: Classifier, acc: float) -> dict[str, Any]:
+    """Accuracy and size of the network as it is now."""
+    model = classifier.model
+    return {
+        "acc": acc,
+        "params": parameter_count(model),
+        "macs": macs(model, classifier.spec.image_shape),
+    }
+
+
+def summarise(
+    spec: ModelSpec,
+    report: PruningReport,
+    dense: dict[str, Any],
+    pruned: dict[str, Any],
+    acc_finetuned: float,
+) -> dict[str, Any]:
+    """What `summary.json` of a pruning run holds."""
+    return {
+        "dataset": spec.data.get("name"),
+        "arch": spec.arch_name if spec.arch else "given",
+        "method": spec.method,
+        "ratio": report.ratio,
+        "scope": report.scope,
+        "acc_dense": dense["acc"],
+        "acc_pruned": pruned["acc"],
+        "acc_finetuned": acc_finetuned,
+        "params_dense": dense["params"],
+        "params_pruned": pruned["params"],
+        "macs_dense": dense["macs"],
+        "macs_pruned": pruned["macs"],
+        "channels_dense": report.channels_dense,
+        "channels_pruned": report.channels_pruned,
+        "kept": {name: len(channels) for name, channels in report.kept.items()},
+        "skipped": report.skipped,
+    }
+
+
+def print_table(summary: dict[str, Any]) -> None:
+    """Accuracy, parameters, MACs and channels: before, after removal, after fine-tuning."""
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{summary['arch']} on {summary['dataset']}, {summary['method']}: "
+    table = Table(title=f"{title}ratio {summary['ratio']} ({summary['scope']})")
+    table.add_column("")
+    for column in ("test accuracy", "parameters", "MACs", "channels"):
+        table.add_column(column, justify="right")
+    for row, acc, size in (
+        ("dense", "acc_dense", "dense"),
+        ("pruned", "acc_pruned", "pruned"),
+        ("fine-tuned", "acc_finetuned", "pruned"),
+    ):
+        counts = (f"{summary[f'{key}_{size}']:,}" for key in ("params", "macs", "channels"))
+        table.add_row(row, f"{summary[acc]:.2%}", *counts)
+    Console().print(table)

@@ -1,0 +1,54 @@
+"""Several processes on one machine, through torch.distributed's own launcher.
+
+Lightning's launcher would start the command line again in every process, and Hydra with it; here
+the processes get the composed configuration, so that sweeps start no sweeps of their own.
+"""
+
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+
+def processes(trainer: DictConfig) -> int:
+    """Number of processes to start here: 1 where none are needed or others have started them."""
+    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
+        return 1
+    if not str(trainer.strategy).startswith(("ddp", "fsdp")):
+        return 1
+    devices = trainer.devices
+    if devices in (-1, "-1", "auto"):
+        return max(1, torch.cuda.device_count())
+    return len(devices) if not isinstance(devices, int | str) else int(devices)
+
+
+def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
+    """Run a stage in `count` processes; the result of the first."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    with tempfile.TemporaryDirectory() as logs:
+        settings = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            start_method="spawn",
+            log_dir=logs,
+        )
+        plain = OmegaConf.to_container(config, resolve=True)
+        return elastic_launch(settings, _worker)(stage, plain, str(run_dir), count)[0]
+
+
+def _worker(stage: str, config: dict[str, Any], run_dir: str, count: int) -> Any:
+    from rni_pl import stages
+
+    if config["trainer"]["accelerator"] == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+    return stages.run(stage, OmegaConf.create(config), Path(run_dir))

@@ -1,0 +1,67 @@
+"""The training recipe: parameter groups and learning-rate schedule (arXiv 2204.06404, section 4)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, MultiStepLR
+
+from rni_pl.norm import SigmoidBatchNorm2d
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with momentum, decayed in steps.
+
+    Attributes:
+        lr: learning rate.
+        momentum: with Nesterov acceleration if `nesterov`.
+        weight_decay: L2 penalty on every parameter but those of SigBN.
+        sigbn_lr_factor: SigBN scales learn this much faster.
+        milestones: shares of training after which the learning rate is multiplied by `decay`.
+        decay: see `milestones`.
+    """
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+    sigbn_lr_factor: float = 10.0
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    decay: float = 0.1
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """SGD over the parameter groups of `model`."""
+        return torch.optim.SGD(
+            parameter_groups(model, self),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )
+
+    def schedule(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:
+        """Learning rates by step, so that the milestones fit any number of epochs."""
+        steps = [round(share * total_steps) for share in self.milestones]
+        return MultiStepLR(optimizer, steps, self.decay)
+
+
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """All trainable parameters; SigBN scales in a group of their own, without weight decay."""
+    scales = {
+        id(module.weight) for module in model.modules() if isinstance(module, SigmoidBatchNorm2d)
+    }
+    groups = [{"params": _trainable(model, lambda p: id(p) not in scales)}]
+    if scales:
+        sigbn = _trainable(model, lambda p: id(p) in scales)
+        groups.append(
+            {"params": sigbn, "lr": recipe.lr * recipe.sigbn_lr_factor, "weight_decay": 0.0}  # type: ignore[dict-item]
+        )
+    return groups
+
+
+def _trainable(model: nn.Module, wanted: Any) -> list[nn.Parameter]:
+    parameters: Iterable[nn.Parameter] = model.parameters()
+    return [p for p in parameters if p.requires_grad and wanted(p)]

@@ -1,0 +1,77 @@
+"""Stage 1: sparsity training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from rni_pl import runs
+from rni_pl.callbacks import History, SparsityRegulariser
+from rni_pl.classifier import Classifier, macs, parameter_count
+from rni_pl.data import ImageData
+from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, arch_name, build, check_output
+from rni_pl.outcome import Outcome
+from rni_pl.penalties import Regulariser
+
+
+def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcome:
+    """Train as configured; everything that can be wrong is found before the first step.
+
+    `watch_test` logs the test accuracy of every epoch, for watching only.
+    """
+    resume = runs.resume_from(config)
+    regulariser: Regulariser = runs.make(config.method, "method")
+    data = runs.make_data(config, watch_test)
+    pl.seed_everything(config.seed, verbose=False)
+    classifier = new_classifier(config, data, regulariser)
+    history = History()
+    trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
+    if trainer.is_global_zero:
+        runs.write_config(config, run_dir)
+    runs.fit(trainer, classifier, data, resume)
+    test_acc = runs.test(trainer, classifier, data)
+    spec = classifier.spec
+    summary: dict[str, Any] = {
+        "dataset": spec.data["name"],
+        "arch": spec.arch_name,
+        "method": spec.method,
+        "test_acc": test_acc,
+        "best_epoch": history.record.best_epoch,
+        "epochs": len(history.record.val_acc),
+        "params": parameter_count(classifier.model),
+        "macs": macs(classifier.model, spec.image_shape),
+        "seconds": history.record.seconds,
+        "images_per_second": history.record.images / history.record.train_seconds,
+        "seed": config.seed,
+    }
+    if trainer.is_global_zero:
+        runs.write_summary(summary, run_dir)
+    return Outcome(classifier.model.cpu().eval(), history.record, summary)
+
+
+def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser) -> Classifier:
+    """A freshly initialised network for the data at hand, as the method wants its norm layers."""
+    arch = dict(OmegaConf.to_container(config.arch, resolve=True))  # type: ignore[call-overload]
+    spec = ModelSpec(
+        arch=arch,
+        num_classes=data.num_classes,
+        norm=regulariser.norm,
+        image_shape=list(data.image_shape),
+        method=type(regulariser).__name__.lower(),
+        scope=regulariser.scope,
+        data=runs.plain_data_values(config),
+        classes=list(data.classes),
+        mean=list(data.mean),
+        std=list(data.std),
+    )
+    model = build(spec)
+    check_output(model, spec)
+    # Checkpoints bring their own weights: what fetched the first ones is left out of them.
+    spec.arch = {key: value for key, value in arch.items() if key not in WEIGHT_ARGUMENTS}
+    model.model_spec = spec  # type: ignore[assignment]
+    recipe = OmegaConf.to_container(config.optimizer, resolve=True)
+    return Classifier(spec.to_dict(), recipe, module=model)  # type: ignore[arg-type]
+
+
+__all__ = ["arch_name", "new_classifier", "train"]
