@@ -55,6 +55,10 @@ class Classifier(pl.LightningModule):
         spec = self.hparams["spec"]
         spec["structure"] = {**spec["structure"], **structure}
 
+    def setup(self, stage: str) -> None:
+        """Lay weights out channels-last, the faster order for convolutions on CPU and GPU."""
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of normalised images (N, 3, H, W)."""
         return self.model(images)
