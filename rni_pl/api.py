@@ -5,13 +5,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import nn
 
 from rni_pl import config, runs
 from rni_pl.classifier import Classifier
 from rni_pl.finetuning import prune_and_finetune
-from rni_pl.models.build import ModelSpec
+from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
 from rni_pl.runs import plain_data_values
 from rni_pl.training import train as train_stage
@@ -111,8 +110,9 @@ def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
         mean=list(data.mean),
         std=list(data.std),
     )
-    recipe = OmegaConf.to_container(cfg.optimizer, resolve=True)
-    return Classifier(spec.to_dict(), recipe, module=copy.deepcopy(model).train())  # type: ignore[arg-type]
+    check_output(model, spec)
+    module = copy.deepcopy(model).train()
+    return Classifier(spec.to_dict(), config.plain(cfg.optimizer), module=module)
 
 
 def _shared(

@@ -90,7 +90,7 @@ def check(checkpoint: Any, file: str | Path, allow: Collection[str] = ()) -> Non
     spec = spec_of(checkpoint)
     if not spec.arch:
         raise CheckpointError(
-            f"checkpoint={file} comes from a module given in Python and does not say how to build it"
+            f"checkpoint={file} was given in Python and does not say how to build its network"
         )
     check_trusted(spec.arch, allow)
 

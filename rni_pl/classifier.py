@@ -40,6 +40,7 @@ class Classifier(pl.LightningModule):
         self.save_hyperparameters({"spec": spec, "recipe": recipe})
         self.recipe = Recipe(**recipe)
         self.model = build(ModelSpec(**spec)) if module is None else module
+        self.example_input_array = torch.zeros(1, *spec["image_shape"])
         self.metrics = nn.ModuleDict(
             {f"{stage}_metrics": _metrics(stage, spec) for stage in ("train", "val", "test")}
         )
@@ -57,7 +58,7 @@ class Classifier(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Lay weights out channels-last, the faster order for convolutions on CPU and GPU."""
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of normalised images (N, 3, H, W)."""

@@ -1,4 +1,4 @@
-"""Configuration: where it lives, composing it, and checking it before anything heavy is imported."""
+"""Configuration: where it lives, composing it, and checking it before heavy imports."""
 
 import math
 import re
@@ -58,6 +58,13 @@ def compose_group(group: str, choice: str) -> DictConfig:
             return compose(f"{group}/{choice}")[group]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """A configuration node in plain values."""
+    values = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def one_line(error: Exception) -> str:
@@ -150,7 +157,10 @@ MAY_BE_NULL = {"resume", "prune.scope", "data.mean", "data.std", "data.image_siz
 def check(config: DictConfig) -> None:
     """Raise `ConfigError` for the first value that is missing or out of range."""
     inherits = OmegaConf.select(config, "data._target_", default="") is None
+    resumes = OmegaConf.select(config, "resume", default=None) is not None
     for key, rule in RULES.items():
+        if key == "checkpoint" and resumes:
+            continue  # the run that goes on knows where it started from
         value = _select(config, key)
         if value is _ABSENT:
             continue

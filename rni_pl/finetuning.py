@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rni_pl import config, runs
@@ -26,7 +27,7 @@ def prune_and_finetune(
     accuracy of every epoch, for watching only.
     """
     resume = runs.resume_from(cfg)
-    recipe = OmegaConf.to_container(cfg.optimizer, resolve=True)
+    recipe = config.plain(cfg.optimizer)
     if classifier is None:
         classifier = Classifier.load_from_checkpoint(
             cfg.checkpoint, allow=list(cfg.allow), recipe=recipe
@@ -41,6 +42,8 @@ def prune_and_finetune(
         scope=cfg.prune.scope or classifier.spec.scope,
         min_channels=cfg.prune.min_channels,
     )
+    # What cannot be pruned is refused now, before anything is evaluated or written.
+    pruner(classifier.model, torch.zeros(1, *classifier.spec.image_shape))
     pruning, history = OneShotPruning(pruner), History()
     trainer = runs.make_trainer(cfg, run_dir, [history])
     dense = figures(classifier, runs.test(trainer, classifier, data))
@@ -57,7 +60,7 @@ def prune_and_finetune(
     if trainer.is_global_zero:
         runs.write_summary(summary, run_dir)
         print_table(summary)
-    return Outcome(classifier.model.cpu().eval(), history.record, summary)
+    return Outcome(runs.finished(classifier), history.record, summary)
 
 
 def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from rni_pl.config import plain
+from rni_pl.errors import RniError
+
 
 def processes(trainer: DictConfig) -> int:
     """Number of processes to start here: 1 where none are needed or others have started them."""
@@ -27,7 +30,8 @@ def processes(trainer: DictConfig) -> int:
 
 
 def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
-    """Run a stage in `count` processes; the result of the first."""
+    """Run a stage in `count` processes; the result of the first, or the mistake it found."""
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with tempfile.TemporaryDirectory() as logs:
@@ -40,10 +44,12 @@ def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
             rdzv_endpoint="localhost:0",
             max_restarts=0,
             start_method="spawn",
-            log_dir=logs,
+            logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        plain = OmegaConf.to_container(config, resolve=True)
-        return elastic_launch(settings, _worker)(stage, plain, str(run_dir), count)[0]
+        result = elastic_launch(settings, _worker)(stage, plain(config), str(run_dir), count)[0]
+    if isinstance(result, RniError):
+        raise result
+    return result
 
 
 def _worker(stage: str, config: dict[str, Any], run_dir: str, count: int) -> Any:
@@ -51,4 +57,7 @@ def _worker(stage: str, config: dict[str, Any], run_dir: str, count: int) -> Any
 
     if config["trainer"]["accelerator"] == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-    return stages.run(stage, OmegaConf.create(config), Path(run_dir))
+    try:
+        return stages.run(stage, OmegaConf.create(config), Path(run_dir))
+    except RniError as error:
+        return error

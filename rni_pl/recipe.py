@@ -1,4 +1,4 @@
-"""The training recipe: parameter groups and learning-rate schedule (arXiv 2204.06404, section 4)."""
+"""The training recipe: parameter groups and learning rates (arXiv 2204.06404, section 4)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

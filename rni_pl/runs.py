@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -16,9 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import ModelCheckpoint, RichModelSummary, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from rni_pl import checkpoint
 from rni_pl.classifier import Classifier
+from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, RniError
 from rni_pl.models.build import check_trusted
@@ -49,16 +52,14 @@ def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
 
 def plain_data_values(config: DictConfig) -> dict[str, Any]:
     """The data configuration in plain values, as a checkpoint carries it."""
-    values = OmegaConf.to_container(config.data, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items() if key not in NOT_INHERITED}
+    return {key: value for key, value in plain(config.data).items() if key not in NOT_INHERITED}
 
 
 def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer with our callbacks, checkpoints and TensorBoard in the run directory."""
     _quieten()
     terminal = sys.stderr.isatty() and sys.stdout.isatty()
-    arguments = dict(OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[call-overload]
+    arguments = plain(config.trainer)
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and terminal
     if arguments["enable_progress_bar"]:
         callbacks = [*callbacks, RichProgressBar()]
@@ -86,7 +87,9 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
 def _quieten() -> None:
     """Leave out Lightning's advertisements and advice that does not apply here."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in ("LeafSpec", "smaller than the logging interval", "does not have many workers"):
+    ours = "It is recommended to use .self.log"  # our metrics are synchronised by torchmetrics
+    known = ("LeafSpec", "smaller than the logging interval", "does not have many workers", ours)
+    for message in known:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
@@ -101,6 +104,11 @@ def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:
     """Accuracy on the test set, a fraction."""
     accuracy = trainer.test(classifier, datamodule=data, verbose=False)[0]["test/acc"]
     return round(float(accuracy), 6)  # float32 knows no more
+
+
+def finished(classifier: Classifier) -> nn.Module:
+    """The network as `load_model` would return it: on the CPU, evaluating, in default layout."""
+    return classifier.model.cpu().to(memory_format=torch.contiguous_format).eval()
 
 
 def write_config(config: DictConfig, run_dir: Path) -> None:
@@ -163,4 +171,4 @@ def _check_targets(stored: DictConfig, given: DictConfig) -> None:
             raise ConfigError(f"resume={given.resume}: {group}._target_={target} is not trusted")
     arch = OmegaConf.select(stored, "arch")
     if arch is not None and arch != OmegaConf.select(given, "arch"):
-        check_trusted(OmegaConf.to_container(arch), given.get("allow", []))
+        check_trusted(plain(arch), given.get("allow", []))

@@ -1,5 +1,6 @@
 """The two stages by name, in one process or several."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -10,7 +11,10 @@ from rni_pl.finetuning import prune_and_finetune
 from rni_pl.outcome import Outcome
 from rni_pl.training import train
 
-STAGES = {"train": train, "prune": prune_and_finetune}
+STAGES: dict[str, Callable[[DictConfig, Path], Outcome]] = {
+    "train": train,
+    "prune": prune_and_finetune,
+}
 
 
 def run(stage: str, config: DictConfig, run_dir: Path) -> Outcome:

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from rni_pl import runs
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.classifier import Classifier, macs, parameter_count
+from rni_pl.config import plain
 from rni_pl.data import ImageData
-from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, arch_name, build, check_output
+from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.outcome import Outcome
 from rni_pl.penalties import Regulariser
 
@@ -47,12 +48,12 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     }
     if trainer.is_global_zero:
         runs.write_summary(summary, run_dir)
-    return Outcome(classifier.model.cpu().eval(), history.record, summary)
+    return Outcome(runs.finished(classifier), history.record, summary)
 
 
 def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser) -> Classifier:
     """A freshly initialised network for the data at hand, as the method wants its norm layers."""
-    arch = dict(OmegaConf.to_container(config.arch, resolve=True))  # type: ignore[call-overload]
+    arch = plain(config.arch)
     spec = ModelSpec(
         arch=arch,
         num_classes=data.num_classes,
@@ -70,8 +71,4 @@ def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser
     # Checkpoints bring their own weights: what fetched the first ones is left out of them.
     spec.arch = {key: value for key, value in arch.items() if key not in WEIGHT_ARGUMENTS}
     model.model_spec = spec  # type: ignore[assignment]
-    recipe = OmegaConf.to_container(config.optimizer, resolve=True)
-    return Classifier(spec.to_dict(), recipe, module=model)  # type: ignore[arg-type]
-
-
-__all__ = ["arch_name", "new_classifier", "train"]
+    return Classifier(spec.to_dict(), plain(config.optimizer), module=model)

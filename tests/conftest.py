@@ -1,16 +1,103 @@
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from rni_pl import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A run in a second or two: a few small batches of digits, nothing drawn on the screen.
+SHORT = (
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=3",
+    "trainer.enable_model_summary=false",
+    "data.batch_size=16",
+)
+
+
+@dataclass
+class Finished:
+    """What a command left behind."""
+
+    status: int
+    out: str
+    err: str
+
 
 @pytest.fixture(scope="session")
 def golden() -> dict:
     """Figures computed by running the reference implementation."""
-    return json.loads((Path(__file__).parent / "data" / "reference.json").read_text())
+    return json.loads((ROOT / "tests" / "data" / "reference.json").read_text())
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def run_command(name: str, *arguments: str) -> int:
+    """Run a command as its script would, in this process; its exit status."""
+    before = sys.argv
+    sys.argv = [f"{name}.py", *arguments]
+    try:
+        getattr(cli, name)()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Finished]:
+    """`command("train", "seed=1")` runs it in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: str) -> Finished:
+        capsys.readouterr()
+        status = run_command(name, *arguments)
+        captured = capsys.readouterr()
+        return Finished(status, captured.out, captured.err)
+
+    return run
+
+
+def run_python(*arguments: str, cwd: Path = ROOT, **environment: str) -> Finished:
+    """Run the interpreter in a process of its own, with the package importable."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of a short training of ResNet-20 with RNI on digits."""
+    run_dir = tmp_path_factory.mktemp("trained")
+    arguments = ("arch=resnet20", "data=digits", *SHORT, f"hydra.run.dir={run_dir}")
+    assert run_command("train", *arguments) == 0
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory of half the channels of `trained` removed, and a short fine-tuning."""
+    run_dir = tmp_path_factory.mktemp("pruned")
+    arguments = (f"checkpoint={trained}", *SHORT, f"hydra.run.dir={run_dir}")
+    assert run_command("prune", *arguments) == 0
+    return run_dir

@@ -108,12 +108,14 @@ def build(spec: ModelSpec) -> nn.Module:
 def check_output(model: nn.Module, spec: ModelSpec) -> None:
     """Raise `ConfigError` unless the network maps the data's images to one logit a class."""
     training = model.training
+    name = spec.arch_name if spec.arch else type(model).__name__
+    device = next(model.parameters()).device
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *spec.image_shape))
+            logits = model.eval()(torch.zeros(1, *spec.image_shape, device=device))
     except RuntimeError as error:
         raise ConfigError(
-            f"arch={spec.arch_name} cannot take images of shape {spec.image_shape}: {_line(error)}"
+            f"arch={name} cannot take images of shape {spec.image_shape}: {_line(error)}"
         ) from error
     finally:
         model.train(training)
@@ -122,7 +124,7 @@ def check_output(model: nn.Module, spec: ModelSpec) -> None:
             tuple(logits.shape[1:]) if isinstance(logits, torch.Tensor) else type(logits).__name__
         )
         raise ConfigError(
-            f"arch={spec.arch_name} gives outputs {found}, but the data has {spec.num_classes} classes"
+            f"arch={name} gives outputs {found}, but the data has {spec.num_classes} classes"
         )
 
 
@@ -159,7 +161,7 @@ def check_trusted(arch: Mapping[str, Any], allow: Collection[str] = ()) -> None:
         raise CheckpointError(f"the checkpoint's network asks for {', '.join(harmful)}; refused")
     if target not in allow and not _registered(target, arch):
         raise CheckpointError(
-            f"the checkpoint's network {target!r} is not one of rni_pl.models, torchvision or timm; "
+            f"the checkpoint's network {target!r} is not of rni_pl.models, torchvision or timm; "
             f"if you trust it, allow it by name: allow=[{target}]"
         )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from rni_pl.pruning import ops
+from rni_pl.pruning.numbering import Unknown, collapse, fixed
 
 
 @dataclass
@@ -81,7 +82,7 @@ class Flow(fx.Interpreter):
 
     def number(self, inputs: tuple[Tensor, ...]) -> None:
         """First run: hand out the numbers."""
-        self.run(*(ops.fixed(x.shape) for x in inputs))
+        self.run(*(fixed(x.shape) for x in inputs))
         for name in self._locked & self.layers.keys():
             record = self.layers[name]
             self.pin_all((record.inputs, record.outputs), f"is used outside its layer {name}")
@@ -107,10 +108,10 @@ class Flow(fx.Interpreter):
             return self._replay_node(n, args, kwargs)
         try:
             result = ops.run(self, args, kwargs)
-        except ops.Unknown as unknown:
+        except Unknown as unknown:
             self._opaque.add(n)
             self.pin_all((args, kwargs), f"feeds {describe(n)}, which {unknown}")
-            result = ops.fixed(self.shapes[n])
+            result = fixed(self.shapes[n])
         self._results[n] = result
         return result
 
@@ -119,7 +120,7 @@ class Flow(fx.Interpreter):
             return self._results[n]
         try:
             return ops.run(self, args, kwargs)
-        except (ops.Unknown, RuntimeError, IndexError, ValueError, TypeError) as error:
+        except (Unknown, RuntimeError, IndexError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise Unfit(f"does not fit fewer channels ({reason})") from error
 
@@ -246,5 +247,5 @@ def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
 def _numbers(values: Any) -> Tensor:
     """All distinct channel numbers in nested values."""
     found: list[Tensor] = [torch.zeros(0, dtype=torch.long)]
-    map_tensors(values, lambda x: found.append(ops.collapse(x).flatten()))
+    map_tensors(values, lambda x: found.append(collapse(x).flatten()))
     return torch.cat(found).unique()

@@ -10,110 +10,46 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
+from rni_pl.pruning.numbering import (
+    Unknown,
+    channels,
+    collapse,
+    collapse_both,
+    constant_along,
+    first,
+    fixed,
+    holds_tensors,
+    place,
+    unfolds,
+)
+
 if TYPE_CHECKING:
     from rni_pl.pruning.flow import Flow
 
 
-class Unknown(Exception):
-    """An operation whose effect on channels is not known."""
-
-
 # Operations by the name of the function or method; in-place forms end in an underscore.
-ELEMENTWISE = set(
-    [
-        "relu",
-        "relu6",
-        "hardtanh",
-        "silu",
-        "gelu",
-        "hardswish",
-        "hardsigmoid",
-        "sigmoid",
-        "tanh",
-        "leaky_relu",
-        "elu",
-        "selu",
-        "celu",
-        "mish",
-        "softplus",
-        "clamp",
-        "clamp_min",
-        "dropout",
-        "dropout2d",
-        "feature_dropout",
-        "alpha_dropout",
-        "neg",
-        "abs",
-        "exp",
-        "sqrt",
-        "rsqrt",
-        "square",
-        "pow",
-        "contiguous",
-        "clone",
-        "detach",
-        "float",
-        "half",
-        "bfloat16",
-        "to",
-        "type",
-        "type_as",
-        "stochastic_depth",
-        "drop_path",
-    ]
-)
-POOLING = set(
-    [
-        "max_pool2d",
-        "avg_pool2d",
-        "adaptive_avg_pool2d",
-        "adaptive_max_pool2d",
-        "lp_pool2d",
-        "interpolate",
-        "upsample",
-        "boolean_dispatch",
-        "max_pool2d_with_indices",
-        "adaptive_max_pool2d_with_indices",
-    ]
-)
+ELEMENTWISE = {
+    "relu", "relu6", "hardtanh", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh",
+    "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "clamp", "clamp_min", "dropout",
+    "dropout2d", "feature_dropout", "alpha_dropout", "neg", "abs", "exp", "sqrt", "rsqrt", "square",
+    "pow", "contiguous", "clone", "detach", "float", "half", "bfloat16", "to", "type", "type_as",
+    "stochastic_depth", "drop_path",
+}  # fmt: skip
+POOLING = {
+    "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "lp_pool2d",
+    "interpolate", "upsample", "boolean_dispatch", "max_pool2d_with_indices",
+    "adaptive_max_pool2d_with_indices",
+}  # fmt: skip
 ADDITIONS = {"add", "iadd", "sub", "isub", "rsub", "maximum", "minimum"}
 PRODUCTS = {"mul", "imul"}
 DIVISIONS = {"div", "truediv", "itruediv", "floordiv", "mod"}
 REDUCTIONS = {"mean", "sum", "amax", "amin"}
-MOVES = set(
-    [
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "permute",
-        "transpose",
-        "swapaxes",
-        "movedim",
-        "t",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "expand_as",
-        "view_as",
-        "reshape_as",
-        "unbind",
-        "narrow",
-        "select",
-        "cat",
-        "concat",
-        "concatenate",
-        "stack",
-        "getitem",
-        "size",
-        "getattr",
-        "dim",
-        "ndimension",
-        "numel",
-        "flip",
-        "roll",
-    ]
-)
+MOVES = {
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "t",
+    "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as", "unbind", "narrow",
+    "select", "cat", "concat", "concatenate", "stack", "getitem", "size", "getattr", "dim",
+    "ndimension", "numel", "flip", "roll",
+}  # fmt: skip
 SPLITS = {"chunk", "split", "tensor_split"}
 
 ELEMENTWISE_MODULES = (
@@ -131,9 +67,9 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 def is_known(module: nn.Module) -> bool:
     """Whether the engine handles `module` as a whole, whatever class of layer it derives from."""
-    return isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU, *BATCH_NORMS)) and set(
+    return isinstance(module, (nn.Conv2d, nn.Linear, nn.PReLU, *BATCH_NORMS)) and {
         name for name, _ in module.named_parameters()
-    ) <= {"weight", "bias"}
+    } <= {"weight", "bias"}
 
 
 def run(flow: "Flow", args: tuple, kwargs: dict) -> Any:
@@ -178,7 +114,7 @@ def call(flow: "Flow", args: tuple, kwargs: dict) -> Any:
     operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     if name in MOVES | SPLITS:
         return move(flow, name, args, kwargs)
-    if not flow.node.all_input_nodes or (not operands and not _holds_tensors(args)):
+    if not flow.node.all_input_nodes or (not operands and not holds_tensors(args)):
         return native(flow, args, kwargs, constant=True)  # arithmetic on sizes, new tensors
     if name in ELEMENTWISE and len(operands) == 1:
         return operands[0]
@@ -204,7 +140,7 @@ def convolution(flow: "Flow", layer: nn.Conv2d, x: Tensor) -> Tensor:
     outputs = flow.make(str(flow.node.target), inputs, layer.out_channels)
     if layer.groups > 1:
         tie_groups(flow, layer.groups, inputs, outputs)
-    return place(flow, outputs, 1)
+    return place(outputs, flow.shapes[flow.node], 1)
 
 
 def tie_groups(flow: "Flow", groups: int, inputs: Tensor, outputs: Tensor) -> None:
@@ -227,7 +163,7 @@ def tie_groups(flow: "Flow", groups: int, inputs: Tensor, outputs: Tensor) -> No
 def linear(flow: "Flow", layer: nn.Linear, x: Tensor) -> Tensor:
     """Reads features along the last dimension, makes new ones."""
     outputs = flow.make(str(flow.node.target), channels(x, -1), layer.out_features)
-    return place(flow, outputs, -1)
+    return place(outputs, flow.shapes[flow.node], -1)
 
 
 def per_channel_layer(flow: "Flow", layer: nn.Module, x: Tensor) -> Tensor:
@@ -242,7 +178,7 @@ def per_channel_layer(flow: "Flow", layer: nn.Module, x: Tensor) -> Tensor:
     return x.abs() if getattr(layer, "affine", False) else x
 
 
-def constant_pad(flow: "Flow", layer: nn.ConstantPad3d, x: Tensor) -> Tensor:
+def constant_pad(flow: "Flow", layer: Any, x: Tensor) -> Tensor:
     """Constant channels in front and behind are channels that the layer makes."""
     padding = list(layer.padding)
     if len(padding) > 2 * (x.ndim - 1):
@@ -256,7 +192,7 @@ def constant_pad(flow: "Flow", layer: nn.ConstantPad3d, x: Tensor) -> Tensor:
         new = new.abs() if layer.value == 0 else new  # zero, as a channel with scale 0 would be
         split = int((new.abs() < flow.layers[str(flow.node.target)].outputs[0] + front).sum())
         vector = torch.cat([new[:split], vector, new[split:]])
-    return place(flow, vector, 1)
+    return place(vector, flow.shapes[flow.node], 1)
 
 
 # Operations without parameters.
@@ -272,7 +208,7 @@ def meet(flow: "Flow", a: Tensor, b: Tensor, product: bool) -> Tensor:
         return _over_channels(flow, a, full_b, product)
     if _spread(b, full_a):
         return _over_channels(flow, b, full_a, product)
-    flow.tie(*_collapse_both(full_a, full_b), coupled=not product)
+    flow.tie(*collapse_both(full_a, full_b), coupled=not product)
     scaled = (full_a > 0) | (full_b > 0) if product else (full_a >= 0) & (full_b >= 0)
     return torch.where(scaled, full_a.abs(), -full_a.abs())
 
@@ -299,14 +235,14 @@ def reduction(x: Tensor, args: tuple, kwargs: dict) -> Tensor:
         raise Unknown("mixes channels")
     keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
     for d in sorted((d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)), reverse=True):
-        x = _first(x, d)
+        x = first(x, d)
         x = x if keepdim else x.squeeze(d)
     return x
 
 
 def pooling(flow: "Flow", x: Tensor) -> Tensor:
     """Pooling and resizing work within each channel."""
-    return place(flow, channels(x, 1), 1)
+    return place(channels(x, 1), flow.shapes[flow.node], 1)
 
 
 def pad(flow: "Flow", x: Tensor, args: tuple, kwargs: dict) -> Tensor:
@@ -322,14 +258,14 @@ def pad(flow: "Flow", x: Tensor, args: tuple, kwargs: dict) -> Tensor:
 
 def move(flow: "Flow", name: str, args: tuple, kwargs: dict) -> Any:
     """Views, splits and concatenations move channel numbers as they move activations."""
-    if name == "getitem" and _holds_tensors(args[1:]):
+    if name == "getitem" and holds_tensors(args[1:]):
         raise Unknown("picks elements by another tensor")
     result = native(flow, args, kwargs)
     if name in SPLITS and len({part.shape for part in result}) == 1:
         for part in result[1:]:  # equal parts stay equal when they lose the same places
-            flow.tie(*_collapse_both(result[0], part))
+            flow.tie(*collapse_both(result[0], part))
     before = args[0]
-    if isinstance(result, Tensor) and isinstance(before, Tensor) and _unfolds(before, result):
+    if isinstance(result, Tensor) and isinstance(before, Tensor) and unfolds(before, result):
         lanes = collapse(result)
         flow.tie(lanes[:, :1].expand_as(lanes), lanes)
     return result
@@ -356,78 +292,3 @@ def native(flow: "Flow", args: tuple, kwargs: dict, constant: bool = False) -> A
             result, lambda x: fixed(x.shape) if isinstance(x, Tensor) else x
         )
     return result
-
-
-# Tensors of channel numbers.
-
-
-def channels(x: Tensor, dim: int) -> Tensor:
-    """The channel numbers along `dim`, where they are the same along every other dimension."""
-    dim %= x.ndim
-    for d in range(x.ndim):
-        if d != dim:
-            x = _first(x, d)
-    return x.flatten()
-
-
-def place(flow: "Flow", vector: Tensor, dim: int) -> Tensor:
-    """A vector of channel numbers in the shape of the node's result, along `dim`."""
-    shape = list(flow.shapes[flow.node])
-    shape[dim] = len(vector)
-    view = [1] * len(shape)
-    view[dim] = len(vector)
-    return vector.view(view).expand(shape)
-
-
-def fixed(shapes: Any) -> Any:
-    """Channel numbers 0 in the given shape or shapes."""
-    if isinstance(shapes, torch.Size):
-        return torch.zeros((), dtype=torch.long).expand(shapes)
-    if isinstance(shapes, list | tuple):
-        return type(shapes)(fixed(shape) for shape in shapes)
-    if isinstance(shapes, dict):
-        return {key: fixed(shape) for key, shape in shapes.items()}
-    return shapes
-
-
-def constant_along(x: Tensor, dim: int) -> bool:
-    """Whether the channel stays the same along `dim`."""
-    if x.size(dim) <= 1 or x.stride(dim) == 0:
-        return True
-    return bool((x == x.narrow(dim, 0, 1)).all())
-
-
-def collapse(x: Tensor) -> Tensor:
-    """`x` with every dimension along which it is constant cut to length 1."""
-    for d in range(x.ndim):
-        if x.size(d) > 1 and constant_along(x, d):
-            x = x.narrow(d, 0, 1)
-    return x
-
-
-def _collapse_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    for d in range(a.ndim):
-        if a.size(d) > 1 and constant_along(a, d) and constant_along(b, d):
-            a, b = a.narrow(d, 0, 1), b.narrow(d, 0, 1)
-    return a, b
-
-
-def _first(x: Tensor, dim: int) -> Tensor:
-    if not constant_along(x, dim):
-        raise Unknown("mixes channels with positions")
-    return x.narrow(dim, 0, 1)
-
-
-def _holds_tensors(values: Any) -> bool:
-    found: list[Tensor] = []
-    fx.node.map_aggregate(values, lambda x: found.append(x) if isinstance(x, Tensor) else None)
-    return bool(found)
-
-
-def _unfolds(before: Tensor, after: Tensor) -> bool:
-    """Whether a view splits the channel dimension in two, as a channel shuffle does."""
-    return (
-        after.ndim == before.ndim + 1
-        and after.size(1) * after.size(2) == before.size(1)
-        and after.shape[3:] == before.shape[2:]
-    )

@@ -88,10 +88,9 @@ def read_image(path: Path, size: int | None = None) -> np.ndarray:
         DataError: the file is no image or is damaged.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                image = _to_eight_bits(image)
-            image = image.convert("RGB")
+        with Image.open(path) as file:
+            grey = _to_eight_bits(file) if file.mode.startswith(("I", "F")) else file
+            image = grey.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(f"{path} is no image that can be read: {error}") from error
     return np.asarray(image if size is None else _resize(image, size))

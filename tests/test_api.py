@@ -1,0 +1,174 @@
+"""The paper's workflow in Python, and the plain functions."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import rni_pl
+from rni_pl import models
+from rni_pl.errors import ConfigError
+from rni_pl.norm import SigmoidBatchNorm2d
+from rni_pl.penalties import l1_penalty, rni_penalty
+
+QUICK = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
+SETTINGS = dict(dataset="digits", epochs=2, lr=0.05, batch_size=16, seed=3, device="cpu")
+
+
+def test_train_and_prune_finetune(tmp_path: Path) -> None:
+    model, logs = rni_pl.train(
+        **SETTINGS, arch="resnet20", method="rni", reg_weight=1e-3, b=0.5,
+        run_dir=tmp_path / "run", overrides=QUICK,
+    )  # fmt: skip
+    assert not model.training
+    assert next(model.parameters()).device.type == "cpu"
+    assert len(logs["test_acc"]) == 2
+    assert all(0 <= acc <= 1 for acc in logs["test_acc"])
+    assert logs["val_acc"][logs["best_epoch"]] == max(logs["val_acc"])
+    assert logs["summary"]["test_acc"] == logs["test_acc"][logs["best_epoch"]]
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), rni_pl.load_model(tmp_path / "run")(x))
+
+    before = copy.deepcopy(model.state_dict())
+    small, logs = rni_pl.prune_finetune(
+        model, **SETTINGS, method="rni", prune_pc=0.5, run_dir=tmp_path / "small", overrides=QUICK
+    )
+    assert len(logs["test_acc"]) == 2
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert logs["summary"]["channels_pruned"] == 168
+    assert logs["summary"]["acc_dense"] > 0
+    assert torch.equal(small(x), rni_pl.load_model(tmp_path / "small")(x))
+
+    smaller, logs = rni_pl.prune_finetune(
+        small, **SETTINGS, method="rni", prune_pc=0.5, run_dir=tmp_path / "less", overrides=QUICK
+    )
+    assert logs["summary"]["channels_dense"] == 168
+    assert torch.equal(smaller(x), rni_pl.load_model(tmp_path / "less")(x))
+
+
+def test_same_figures_as_the_command(trained: Path) -> None:
+    import json
+
+    from conftest import SHORT
+
+    _, logs = rni_pl.train(
+        "digits", "resnet20", "rni", epochs=1, batch_size=16, overrides=SHORT[1:3]
+    )
+    summary = json.loads((trained / "summary.json").read_text())
+    assert logs["summary"]["test_acc"] == summary["test_acc"]
+
+
+def test_any_network_can_be_pruned() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(12, 10),
+    )  # fmt: skip
+    nn.init.uniform_(net[1].weight)
+    small, logs = rni_pl.prune_finetune(
+        net, "digits", "ucs", 0.5, epochs=1, batch_size=16, overrides=QUICK
+    )
+    assert small[0].out_channels == 6
+    assert logs["summary"]["scope"] == "local"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "lasso"}, "method=lasso"),
+        ({"arch": "alexnet"}, "arch=alexnet"),
+        ({"dataset": "mnist"}, "data=mnist"),
+        ({"reg_weight": -1.0}, "method.reg_weight=-1.0"),
+        ({"epochs": 0}, "trainer.max_epochs=0"),
+        ({"device": "abacus"}, "abacus"),
+        ({"overrides": ["nonsense=1"]}, "nonsense"),
+    ],
+)
+def test_train_refuses(settings: dict, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        rni_pl.train(**{"dataset": "digits", "arch": "resnet20", "epochs": 1, **settings})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("ratio", [1.0, -0.1, float("nan"), "half"])
+def test_prune_finetune_refuses_ratios(ratio: float) -> None:
+    with pytest.raises(ConfigError, match=r"prune\.ratio"):
+        rni_pl.prune_finetune(models.resnet20(), "digits", prune_pc=ratio, epochs=1)
+
+
+def test_wrong_number_of_classes_is_refused() -> None:
+    with pytest.raises(ConfigError, match="10 classes"):
+        rni_pl.prune_finetune(models.resnet20(num_classes=7), "digits", epochs=1)
+
+
+def test_plain_functions() -> None:
+    gamma = torch.randn(6, requires_grad=True)
+    assert rni_pl.rni_penalty is rni_penalty
+    assert rni_penalty(gamma, shift=1.0).shape == l1_penalty(gamma).shape == ()
+    (rni_penalty(gamma) + l1_penalty(gamma)).backward()
+    assert gamma.grad.abs().min() > 0
+    pruned, report = rni_pl.prune(models.vgg16(norm="sigbn"), torch.zeros(1, 3, 32, 32), 0.5)
+    assert len(report.kept) == 13
+    assert pruned(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_convert_batchnorm_of_any_model() -> None:
+    import torchvision
+
+    net = torchvision.models.resnet18()
+    net.bn1.running_mean.fill_(2.0)
+    converted = rni_pl.convert_batchnorm(net)
+    norms = [m for m in converted.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 20
+    assert all(type(m) is SigmoidBatchNorm2d and m.bias is None for m in norms)
+    assert converted.bn1.running_mean.eq(2.0).all()
+    assert type(rni_pl.convert_batchnorm(nn.BatchNorm2d(3))) is SigmoidBatchNorm2d
+
+
+def test_sigbn_is_batchnorm_with_sigmoid_scale() -> None:
+    sig, plain = SigmoidBatchNorm2d(5), nn.BatchNorm2d(5)
+    plain.weight.data = torch.sigmoid(sig.weight.data)
+    for mode in (True, True, False):
+        sig.train(mode), plain.train(mode)
+        x = torch.randn(4, 5, 3, 3) * 2 + 1
+        assert torch.allclose(sig(x), plain(x), atol=1e-6)
+    assert torch.equal(sig.running_var, plain.running_var)
+    assert sig.num_batches_tracked == 2
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
+def test_one_seed_gives_the_same_convolutions_for_every_norm(arch: str) -> None:
+    weights = []
+    for norm in ("bn", "sigbn"):
+        torch.manual_seed(5)
+        model = getattr(models, arch)(norm=norm)
+        weights.append([m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_one_seed_gives_the_same_start_for_every_method(tmp_path: Path) -> None:
+    tiny = [*QUICK, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
+    weights = []
+    for method in ("rni", "l1", "ucs"):
+        model, _ = rni_pl.train(
+            "digits", "resnet20", method, epochs=1, batch_size=16, overrides=tiny
+        )
+        weights.append([m.weight for m in model.modules() if isinstance(m, nn.Conv2d)])
+    for other in weights[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(weights[0], other, strict=True))
+
+
+def test_initialisation_of_the_reference() -> None:
+    model = models.resnet56()
+    conv = model.layer3[4].conv1
+    assert conv.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.2)
+    assert not model.fc.bias.any()
+    assert model.bn1.weight.eq(0.5).all()
+    assert not model.bn1.bias.any()
+    gammas = torch.cat(
+        [m.weight for m in models.resnet56(norm="sigbn").modules() if isinstance(m, nn.BatchNorm2d)]
+    )
+    assert abs(gammas.mean().item()) < 0.1
+    assert gammas.std().item() == pytest.approx(1.0, rel=0.1)

@@ -1,0 +1,197 @@
+"""Every mistake is one clear line, a non-zero exit, and no run directory left behind."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SHORT, run_python
+from PIL import Image
+
+DIGITS = ("arch=resnet20", "data=digits", *SHORT)
+
+
+def refused(finished, *words: str) -> None:
+    """One line that holds all the words, and nothing on disk."""
+    assert finished.status in (1, 2)
+    lines = [line for line in finished.err.splitlines() if line.strip()]
+    assert len(lines) == 1, finished.err
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
+    assert not finished.out.strip()
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["method=lasso"], ["method=lasso", "l1", "rni", "ucs"]),
+        (["arch=alexnet"], ["arch=alexnet", "resnet56", "vgg16"]),
+        (["data=mnist"], ["data=mnist", "cifar10", "digits", "image_folder"]),
+        (["method.reg_wieght=1"], ["reg_wieght"]),
+        (["nonsense=1"], ["nonsense"]),
+        (["just words"], ["just words"]),
+        (["seed=-1"], ["seed=-1", "an integer from 0"]),
+        (["seed=abc"], ["seed='abc'"]),
+        (["method.reg_weight=-1"], ["method.reg_weight=-1", ">= 0"]),
+        (["method.shift=inf"], ["method.shift=inf", "finite"]),
+        (["optimizer.lr=0"], ["optimizer.lr=0", "> 0"]),
+        (["optimizer.lr=nan"], ["optimizer.lr=nan"]),
+        (["data.batch_size=1"], ["data.batch_size=1", "from 2"]),
+        (["data.val_fraction=1"], ["data.val_fraction=1", "0 <= value < 1"]),
+        (["data.val_fraction=0.0001"], ["data.val_fraction=0.0001", "validate"]),
+        (["trainer.max_epochs=0"], ["trainer.max_epochs=0"]),
+        (["trainer.accelerator=abacus"], ["trainer", "abacus"]),
+        (["trainer.precision=3"], ["trainer", "3"]),
+        (["arch=custom"], ["arch._target_", "missing"]),
+        (["arch=custom", "arch._target_=torchvision.models.nosuch"], ["nosuch"]),
+        (["arch=custom", "arch._target_=no.such.module"], ["no.such.module"]),
+        (["arch=custom", "arch._target_=math.sqrt"], ["math.sqrt"]),
+        (["+arch.widht=3"], ["widht"]),
+        (["+arch.num_classes=7"], ["7", "10 classes"]),
+        (["resume=nowhere"], ["resume=nowhere"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_train(command: Callable, arguments: list[str], words: list[str]) -> None:
+    if any(a.startswith(("arch=", "data=")) for a in arguments):
+        kept = [a for a in DIGITS if a.partition("=")[0] not in {arguments[0].partition("=")[0]}]
+        refused(command("train", *kept, *arguments), *words)
+    else:
+        refused(command("train", *DIGITS, *arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["prune.ratio=1"], ["prune.ratio=1", "0 <= value < 1"]),
+        (["prune.ratio=-0.1"], ["prune.ratio=-0.1"]),
+        (["prune.ratio=half"], ["prune.ratio='half'"]),
+        (["prune.ratio=0.999"], ["prune.ratio=0.999", "leaves too little"]),
+        (["prune.scope=both"], ["prune.scope='both'", "global or local"]),
+        (["prune.min_channels=0"], ["prune.min_channels=0"]),
+        (["checkpoint=nowhere"], ["checkpoint=nowhere"]),
+        (["data=cifar100"], ["cifar100", "data.root"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_prune(
+    command: Callable,
+    trained: Path,
+    arguments: list[str],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unplug(monkeypatch)
+    given = [f"checkpoint={trained}", *SHORT, *arguments]
+    if arguments[0].startswith("checkpoint"):
+        given = given[1:]
+    words = [word.replace("cifar100", "CIFAR100") for word in words]
+    refused(command("prune", *given), *words)
+
+
+def test_prune_needs_a_checkpoint(command: Callable) -> None:
+    refused(command("prune"), "checkpoint", "missing")
+
+
+def test_damaged_checkpoints(command: Callable, trained: Path, tmp_path: Path) -> None:
+    whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
+    torch.save({"net": torch.zeros(1)}, tmp_path / "foreign.ckpt")
+    for name in ("half", "foreign"):
+        refused(command("prune", f"checkpoint={tmp_path}/{name}.ckpt", *SHORT), f"{name}.ckpt")
+
+
+def test_data_of_other_classes_than_the_checkpoints(
+    command: Callable, trained: Path, tmp_path: Path
+) -> None:
+    folder(tmp_path, {"train": ["cat", "dog"], "test": ["cat"]}, count=4)
+    finished = command(
+        "prune", f"checkpoint={trained}", "data=image_folder", f"data.root={tmp_path}", *SHORT
+    )
+    refused(finished, "10 classes", "has 2")
+
+
+def unplug(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_cifar_without_a_network(
+    command: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: str
+) -> None:
+    unplug(monkeypatch)
+    finished = command("train", f"data={data}", "data.root=here")
+    archive = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}[data]
+    refused(finished, "data.root=here", f"put {archive} into {tmp_path / 'here'}", "data=digits")
+
+
+def folder(root: Path, classes: dict[str, list[str]], count: int = 2) -> None:
+    for split, names in classes.items():
+        (root / split).mkdir(parents=True)
+        for name in names:
+            (root / split / name).mkdir()
+            for i in range(count):
+                Image.new("RGB", (32, 32), (i, 0, 0)).save(root / split / name / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ({}, ["train does not exist"]),
+        ({"train": ["cat"]}, ["test does not exist"]),
+        ({"train": [], "test": ["cat"]}, ["train has no classes"]),
+        ({"train": ["cat"], "test": []}, ["test has no classes"]),
+        ({"train": ["cat"], "test": ["cat", "dog"]}, ["test has classes", "dog"]),
+    ],
+    ids=["no folder", "no test", "no training classes", "no test classes", "unknown class"],
+)
+def test_image_folders(
+    command: Callable, tmp_path: Path, classes: dict[str, list[str]], words: list[str]
+) -> None:
+    folder(tmp_path / "data", classes)
+    refused(command("train", "data=image_folder"), *words)
+
+
+def test_empty_class_and_broken_image(command: Callable, tmp_path: Path) -> None:
+    folder(tmp_path / "data", {"train": ["cat", "dog"], "test": ["cat"]})
+    broken = tmp_path / "data" / "train" / "dog" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    refused(command("train", "data=image_folder"), "dog/1.png", "no image that can be read")
+    for file in broken.parent.iterdir():
+        file.unlink()
+    refused(command("train", "data=image_folder"), "dog holds no images")
+
+
+def test_in_a_process_of_its_own(tmp_path: Path) -> None:
+    import conftest
+
+    done = run_python(str(conftest.ROOT / "train.py"), "method=lasso", cwd=tmp_path)
+    assert done.status == 2
+    assert len(done.err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_bad_job_of_a_sweep_fails_it_and_the_others_run(
+    command: Callable, trained: Path, tmp_path: Path
+) -> None:
+    finished = command(
+        "prune",
+        "-m",
+        f"checkpoint={trained}",
+        "prune.ratio=0.999,0.3",
+        "hydra.sweep.dir=sweep",
+        *SHORT,
+    )
+    assert finished.status == 2
+    assert "leaves too little" in finished.err
+    assert (tmp_path / "sweep" / "1" / "summary.json").is_file()
+    assert not (tmp_path / "sweep" / "0").exists()

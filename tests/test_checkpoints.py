@@ -1,0 +1,194 @@
+"""Checkpoints load in a fresh process, bit for bit, and never run what they name."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import run_python
+
+import rni_pl
+from rni_pl.classifier import Classifier
+from rni_pl.errors import CheckpointError, RniError
+
+LOAD = """
+import sys, torch
+import rni_pl
+from rni_pl.classifier import Classifier
+path, out = sys.argv[1:]
+x = torch.load(out + "/x.pt", weights_only=True)
+model = rni_pl.load_model(path)
+assert not model.training
+file = path if path.endswith(".ckpt") else path + "/checkpoints/best.ckpt"
+module = Classifier.load_from_checkpoint(file, map_location="cpu", weights_only=True).eval()
+with torch.no_grad():
+    torch.save([model(x), module(x)], out + "/logits.pt")
+"""
+
+
+@pytest.mark.parametrize("kind", ["trained", "pruned"])
+def test_loads_in_a_fresh_process(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run_dir = request.getfixturevalue(kind)
+    x = torch.randn(5, 3, 32, 32)
+    torch.save(x, tmp_path / "x.pt")
+    done = run_python("-c", LOAD, str(run_dir), str(tmp_path))
+    assert done.status == 0, done.err
+    with torch.no_grad():
+        expected = rni_pl.load_model(run_dir)(x)
+    assert expected.abs().max() > 0
+    for logits in torch.load(tmp_path / "logits.pt", weights_only=True):
+        assert torch.equal(logits, expected)
+
+
+def test_pruned_checkpoint_is_smaller_and_says_what_it_is(trained: Path, pruned: Path) -> None:
+    dense, small = rni_pl.load_model(trained), rni_pl.load_model(pruned)
+    count = [sum(p.numel() for p in model.parameters()) for model in (dense, small)]
+    assert count[1] < 0.6 * count[0]
+    assert type(small.layer1[0].bn1) is type(dense.layer1[0].bn1) is rni_pl.SigmoidBatchNorm2d
+    assert small.model_spec.classes == [str(digit) for digit in range(10)]
+
+
+def test_run_directory_means_its_best_epoch(trained: Path) -> None:
+    by_dir = rni_pl.load_model(trained).state_dict()
+    by_file = rni_pl.load_model(trained / "checkpoints" / "best.ckpt").state_dict()
+    assert all(torch.equal(by_dir[key], by_file[key]) for key in by_file)
+
+
+def test_loading_leaves_the_random_state_alone(trained: Path) -> None:
+    state = torch.get_rng_state()
+    rni_pl.load_model(trained)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+class Trap:
+    """Unpickling this creates a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.proof,)
+
+
+def contents(run_dir: Path) -> dict:
+    return torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
+
+
+def refusals(path: Path) -> list[str]:
+    """What each way of loading says; every one has to refuse."""
+    messages = []
+    for load in (rni_pl.load_model, Classifier.load_from_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            load(path)
+        messages.append(str(caught.value))
+    return messages
+
+
+def test_pickled_code_is_refused_unrun(trained: Path, tmp_path: Path) -> None:
+    proof, bad = tmp_path / "proof", tmp_path / "bad.ckpt"
+    torch.save({**contents(trained), "extra": Trap(proof)}, bad)
+    assert all("refused" in message for message in refusals(bad))
+    plain = tmp_path / "plain.ckpt"
+    plain.write_bytes(pickle.dumps(Trap(proof)))
+    refusals(plain)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("key", ["_instantiator", "_class_path", "_anything"])
+def test_lightning_instantiator_is_refused(trained: Path, tmp_path: Path, key: str) -> None:
+    checkpoint = contents(trained)
+    checkpoint["hyper_parameters"][key] = "pytorch_lightning.cli.instantiate_module"
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    assert all("names code to run" in message for message in refusals(tmp_path / "bad.ckpt"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "torch.hub.load",
+        "torchvision.datasets.utils.download_url",
+        "torchvision.models.get_weight",
+        "timm.models.load_checkpoint",
+        "rni_pl.models.build.locate",
+        "rni_pl.models.build",
+        "",
+        7,
+    ],
+)
+def test_untrusted_target_is_refused(trained: Path, tmp_path: Path, target: Any) -> None:
+    checkpoint = contents(trained)
+    checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": target}
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    assert all("checkpoint" in message for message in refusals(tmp_path / "bad.ckpt"))
+
+
+def test_checkpoint_may_not_fetch_weights(trained: Path, tmp_path: Path) -> None:
+    checkpoint = contents(trained)
+    checkpoint["hyper_parameters"]["spec"]["arch"]["weights"] = "DEFAULT"
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    assert all("weights" in message for message in refusals(tmp_path / "bad.ckpt"))
+
+
+NET = """
+from torch import nn
+import pathlib
+
+class Net(nn.Module):
+    def __init__(self, width=6, num_classes=10):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, num_classes)
+    def forward(self, x):
+        return self.fc(self.bn(self.conv(x)).relu().mean((2, 3)))
+"""
+
+
+def test_further_networks_are_allowed_by_name(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "their_nets.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    import their_nets  # type: ignore[import-not-found]
+
+    net = rni_pl.convert_batchnorm(their_nets.Net())
+    checkpoint = contents(trained)
+    checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": "their_nets.Net"}
+    checkpoint["state_dict"] = {f"model.{key}": value for key, value in net.state_dict().items()}
+    torch.save(checkpoint, tmp_path / "theirs.ckpt")
+    assert all("allow=[their_nets.Net]" in text for text in refusals(tmp_path / "theirs.ckpt"))
+    x = torch.randn(2, 3, 8, 8)
+    loaded = rni_pl.load_model(tmp_path / "theirs.ckpt", allow=["their_nets.Net"])
+    assert torch.equal(loaded(x), net.eval()(x))
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign", "text", "no run"])
+def test_unusable_files_are_refused(trained: Path, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "some.ckpt"
+    whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    if damage == "empty":
+        path.touch()
+    elif damage == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "foreign":
+        torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, path)
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    elif damage == "no run":
+        path = tmp_path
+    with pytest.raises(RniError) as caught:
+        rni_pl.load_model(path)
+    assert "checkpoint=" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> None:
+    checkpoint = contents(trained)
+    del checkpoint["state_dict"]["model.fc.bias"]
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    with pytest.raises(CheckpointError, match=r"fc\.bias"):
+        rni_pl.load_model(tmp_path / "bad.ckpt")
