@@ -14,7 +14,8 @@ from rni_pl.norm import SigmoidBatchNorm2d
 from rni_pl.penalties import l1_penalty, rni_penalty
 
 QUICK = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
-SETTINGS = dict(dataset="digits", epochs=2, lr=0.05, batch_size=16, seed=3, device="cpu")
+COMMON = {"dataset": "digits", "batch_size": 16, "device": "cpu"}
+SETTINGS = {**COMMON, "epochs": 2, "lr": 0.05, "seed": 3}
 
 
 def test_train_and_prune_finetune(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_wheel_works_anywhere(tmp_path: Path) -> None:
     code = (
         "import sys; from rni_pl import cli, config; "
         f"assert config.config_dir().startswith({str(tmp_path)!r}); "
-        f"sys.argv = ['rni-train', *{list((*DIGITS, 'hydra.run.dir=run'))!r}]; cli.train()"
+        f"sys.argv = ['rni-train', *{[*DIGITS, 'hydra.run.dir=run']!r}]; cli.train()"
     )
     done = run_python("-c", code, cwd=elsewhere, PYTHONPATH=str(tmp_path / "site"))
     assert done.status == 0, done.err
