@@ -158,20 +158,3 @@ def _metrics(stage: str, spec: dict[str, Any]) -> MetricCollection:
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe in plain values, for hyper-parameters."""
     return {**asdict(recipe), "milestones": list(recipe.milestones)}
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def macs(model: nn.Module, image_shape: Collection[int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image, by torch's counter."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    training = model.training
-    device = next(model.parameters()).device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, *image_shape, device=device))
-    model.train(training)
-    return counter.get_total_flops() // 2

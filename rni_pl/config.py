@@ -147,7 +147,12 @@ RULES: dict[str, Rule] = {
         "a list of dotted names",
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
     ),
-    "prune.ratio": SHARE,
+    "prune.ratio": Rule("0 <= ratio < 1, or auto", lambda v: v == "auto" or SHARE.holds(v)),
+    "prune.target": Rule("channels, params or macs", lambda v: v in ("channels", "params", "macs")),
+    "prune.coupled": FLAG,
+    "prune.round_to": _integer_from(1, 4096),
+    "prune.absorb": FLAG,
+    "prune.recalibrate": _integer_from(0),
     "prune.scope": Rule("global or local", lambda v: v in ("global", "local")),
     "prune.min_channels": _integer_from(1),
 }

@@ -1,6 +1,5 @@
 """Stages 2 and 3: one-shot pruning and fine-tuning."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from rni_pl import config, runs
 from rni_pl.callbacks import History, OneShotPruning
-from rni_pl.classifier import Classifier, macs, parameter_count
+from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
 from rni_pl.pruning import PruningReport, prune
+from rni_pl.pruning.cost import macs, parameter_count
 
 
 def prune_and_finetune(
@@ -35,16 +35,14 @@ def prune_and_finetune(
         cfg = with_data_of(cfg, classifier.spec)
     data = runs.make_data(cfg, watch_test)
     check_classes(classifier, data)
+    runs.check_norms(cfg, classifier.model)
     pl.seed_everything(cfg.seed, verbose=False)
-    pruner = partial(
-        prune,
-        ratio=cfg.prune.ratio,
-        scope=cfg.prune.scope or classifier.spec.scope,
-        min_channels=cfg.prune.min_channels,
-    )
+    options = config.plain(cfg.prune)
+    options["scope"] = options["scope"] or classifier.spec.scope
+    pruning, history = OneShotPruning(**options), History()
     # What cannot be pruned is refused now, before anything is evaluated or written.
-    pruner(classifier.model, torch.zeros(1, *classifier.spec.image_shape))
-    pruning, history = OneShotPruning(pruner), History()
+    example = torch.zeros(1, *classifier.spec.image_shape)
+    prune(classifier.model, example, **vars(pruning.request))
     trainer = runs.make_trainer(cfg, run_dir, [history])
     dense = figures(classifier, runs.test(trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
@@ -122,6 +120,7 @@ def summarise(
         "method": spec.method,
         "ratio": report.ratio,
         "scope": report.scope,
+        "target": report.target,
         "acc_dense": dense["acc"],
         "acc_pruned": pruned["acc"],
         "acc_finetuned": acc_finetuned,

@@ -1,6 +1,7 @@
 """BatchNorm layers whose scales rank the channels."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +55,34 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class SigmoidBatchNormAct2d(SigmoidBatchNorm2d):
+    """A `SigmoidBatchNorm2d` that carries its dropout and activation with it, as timm's does.
+
+    Takes the place of ``timm.layers.BatchNormAct2d``, whose children have the same names.
+    """
+
+    def __init__(self, num_features: int, drop: nn.Module, act: nn.Module, **options: Any) -> None:
+        super().__init__(num_features, **options)
+        self.drop = drop
+        self.act = act
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise, drop and activate a batch of shape (N, C, H, W)."""
+        return self.act(self.drop(super().forward(input)))
+
+
 def scale(norm: nn.BatchNorm2d) -> Tensor:
     """The factor that a norm layer multiplies each channel by, shape (C,)."""
     if isinstance(norm, SigmoidBatchNorm2d):
         return torch.sigmoid(norm.weight)
     return norm.weight
+
+
+@torch.no_grad()
+def silence(norm: nn.BatchNorm2d, channels: Tensor) -> None:
+    """Set the effective scale of some channels (a bool mask, shape (C,)) to 0, in place."""
+    far_out = -1e4  # where a sigmoid is 0 in every precision
+    norm.weight[channels] = far_out if isinstance(norm, SigmoidBatchNorm2d) else 0.0
 
 
 def scaled_norms(model: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
@@ -74,26 +98,40 @@ def convert_batchnorm(model: nn.Module) -> nn.Module:
     Works in place on submodules (like `nn.SyncBatchNorm.convert_sync_batchnorm`); use the
     returned module, since `model` may itself be a BatchNorm2d. Running statistics, eps, momentum,
     device and dtype are kept; gamma is drawn anew from N(0, 1), as for training from scratch.
-    Layers without scales (``affine=False``) are left as they are.
+    Layers without scales (``affine=False``) are left as they are; timm's BatchNorm with an
+    activation keeps its activation.
+
+    Raises:
+        ValueError: a subclass of BatchNorm2d computes something else that would be lost.
     """
-    if isinstance(model, nn.BatchNorm2d):
-        return _to_sigmoid(model)
-    for name, child in model.named_children():
-        setattr(model, name, convert_batchnorm(child))
-    return model
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    converted = {norm: _to_sigmoid(norm) for norm in norms}  # once, however often it is used
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if isinstance(child, nn.BatchNorm2d):
+                module._modules[name] = converted[child]
+    return converted.get(model, model)  # type: ignore[call-overload]
 
 
 def _to_sigmoid(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     if isinstance(norm, SigmoidBatchNorm2d) or not norm.affine:
         return norm
-    sigmoid = SigmoidBatchNorm2d(
-        norm.num_features,
-        norm.eps,
-        norm.momentum,
-        norm.track_running_stats,
-        device=norm.weight.device,
-        dtype=norm.weight.dtype,
-    )
+    options: dict[str, Any] = {
+        "eps": norm.eps,
+        "momentum": norm.momentum,
+        "track_running_stats": norm.track_running_stats,
+        "device": norm.weight.device,
+        "dtype": norm.weight.dtype,
+    }
+    children = dict(norm.named_children())
+    if children.keys() == {"drop", "act"}:
+        sigmoid: SigmoidBatchNorm2d = SigmoidBatchNormAct2d(
+            norm.num_features, **children, **options
+        )
+    elif type(norm).forward is nn.BatchNorm2d.forward:
+        sigmoid = SigmoidBatchNorm2d(norm.num_features, **options)
+    else:
+        raise ValueError(f"{type(norm).__name__} does more than BatchNorm2d; no SigBN replaces it")
     # The buffers move over as they are: they hold what the data looks like, not what is learned.
     sigmoid._buffers = norm._buffers
     sigmoid.train(norm.training)

@@ -25,6 +25,7 @@ from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, RniError
 from rni_pl.models.build import check_trusted
+from rni_pl.norm import SigmoidBatchNorm2d
 
 # Values of the data configuration that concern one run alone.
 NOT_INHERITED = ("_target_", "source", "seed")
@@ -53,6 +54,14 @@ def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
 def plain_data_values(config: DictConfig) -> dict[str, Any]:
     """The data configuration in plain values, as a checkpoint carries it."""
     return {key: value for key, value in plain(config.data).items() if key not in NOT_INHERITED}
+
+
+def check_norms(config: DictConfig, model: nn.Module) -> None:
+    """Refuse torch's SyncBatchNorm for networks with SigBN: it would take gamma for the scale."""
+    if config.trainer.sync_batchnorm and any(
+        isinstance(module, SigmoidBatchNorm2d) for module in model.modules()
+    ):
+        raise ConfigError("trainer.sync_batchnorm=true is not allowed with SigBN layers (rni)")
 
 
 def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:

@@ -8,12 +8,13 @@ from omegaconf import DictConfig
 
 from rni_pl import runs
 from rni_pl.callbacks import History, SparsityRegulariser
-from rni_pl.classifier import Classifier, macs, parameter_count
+from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.outcome import Outcome
 from rni_pl.penalties import Regulariser
+from rni_pl.pruning.cost import macs, parameter_count
 
 
 def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcome:
@@ -26,6 +27,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     data = runs.make_data(config, watch_test)
     pl.seed_everything(config.seed, verbose=False)
     classifier = new_classifier(config, data, regulariser)
+    runs.check_norms(config, classifier.model)
     history = History()
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
     if trainer.is_global_zero:

@@ -45,6 +45,7 @@ def refused(finished, *words: str) -> None:
         (["trainer.max_epochs=0"], ["trainer.max_epochs=0"]),
         (["trainer.accelerator=abacus"], ["trainer", "abacus"]),
         (["trainer.precision=3"], ["trainer", "3"]),
+        (["trainer.sync_batchnorm=true"], ["trainer.sync_batchnorm=true", "SigBN"]),
         (["arch=custom"], ["arch._target_", "missing"]),
         (["arch=custom", "arch._target_=torchvision.models.nosuch"], ["nosuch"]),
         (["arch=custom", "arch._target_=no.such.module"], ["no.such.module"]),
@@ -66,7 +67,7 @@ def test_train(command: Callable, arguments: list[str], words: list[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["prune.ratio=1"], ["prune.ratio=1", "0 <= value < 1"]),
+        (["prune.ratio=1"], ["prune.ratio=1", "0 <= ratio < 1"]),
         (["prune.ratio=-0.1"], ["prune.ratio=-0.1"]),
         (["prune.ratio=half"], ["prune.ratio='half'"]),
         (["prune.ratio=0.999"], ["prune.ratio=0.999", "leaves too little"]),

@@ -129,9 +129,10 @@ def test_untrusted_target_is_refused(trained: Path, tmp_path: Path, target: Any)
 
 def test_checkpoint_may_not_fetch_weights(trained: Path, tmp_path: Path) -> None:
     checkpoint = contents(trained)
-    checkpoint["hyper_parameters"]["spec"]["arch"]["weights"] = "DEFAULT"
+    arch = {"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"}
+    checkpoint["hyper_parameters"]["spec"]["arch"] = arch
     torch.save(checkpoint, tmp_path / "bad.ckpt")
-    assert all("weights" in message for message in refusals(tmp_path / "bad.ckpt"))
+    assert all("asks for weights" in message for message in refusals(tmp_path / "bad.ckpt"))
 
 
 NET = """

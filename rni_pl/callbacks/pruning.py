@@ -1,27 +1,41 @@
 """One-shot pruning before fine-tuning."""
 
-from collections.abc import Callable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
 
 from rni_pl.classifier import Classifier
-from rni_pl.pruning import PruningReport
-
-# What `rni_pl.pruning.prune` does once its ratio and options are given.
-Pruner = Callable[[nn.Module, torch.Tensor], tuple[nn.Module, PruningReport]]
+from rni_pl.errors import ConfigError
+from rni_pl.pruning import PruningReport, Request, prune, recalibrate
 
 
 class OneShotPruning(pl.Callback):
     """Prunes the loaded model the first time that a trainer sets it up.
 
     `setup` runs before the strategy wraps the model and before optimisers exist. Every rank prunes
-    the same weights, on the CPU, and comes to the same network.
+    the same weights, on the CPU, with the same images where images are needed, and comes to the
+    same network.
+
+    Args:
+        ratio: see `rni_pl.pruning.prune`.
+        scope: see `rni_pl.pruning.prune`.
+        absorb: fold in the constants of removed channels, measured on a training batch.
+        recalibrate: re-estimate BatchNorm statistics on this many training batches; 0: do not.
+        options: further arguments of `rni_pl.pruning.prune`.
     """
 
-    def __init__(self, pruner: Pruner) -> None:
-        self.pruner = pruner
+    def __init__(
+        self,
+        ratio: float | str,
+        scope: str = "global",
+        absorb: bool = False,
+        recalibrate: int = 0,
+        **options: Any,
+    ) -> None:
+        self.request = Request(ratio, scope, **options)
+        self.absorb = absorb
+        self.recalibrate = recalibrate
         self.report: PruningReport | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -31,5 +45,20 @@ class OneShotPruning(pl.Callback):
         if not isinstance(pl_module, Classifier):
             raise TypeError(f"OneShotPruning needs a Classifier, not {type(pl_module).__name__}")
         example = torch.zeros(1, *pl_module.spec.image_shape)
-        pruned, self.report = self.pruner(pl_module.model.cpu(), example)
+        if self.absorb:
+            (example,) = _training_images(trainer, 1)
+        model = pl_module.model.cpu()
+        pruned, self.report = prune(model, example, **vars(self.request), absorb=self.absorb)
+        if self.recalibrate:
+            recalibrate(pruned, _training_images(trainer, self.recalibrate))
         pl_module.replace_model(pruned, self.report.structure)
+
+
+def _training_images(trainer: pl.Trainer, batches: int) -> Any:
+    """The same few batches of images on every rank."""
+    source = getattr(trainer.datamodule, "calibration_batches", None)  # type: ignore[attr-defined]
+    if source is None:
+        raise ConfigError(
+            "prune.absorb and prune.recalibrate need a data module with calibration_batches(count)"
+        )
+    return source(batches)

@@ -1,10 +1,12 @@
 """The Lightning data module over images in memory."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 from rni_pl.data.augment import Augment
 from rni_pl.data.images import Images, Split, channel_statistics, train_val_split
@@ -112,6 +114,13 @@ class ImageData(pl.LightningDataModule):
     def test_dataloader(self) -> Any:
         """The test set."""
         return self._loader(self.test, self.eval_batch_size)
+
+    def calibration_batches(self, count: int) -> Iterator[Tensor]:
+        """Images of the first `count` training batches, on the CPU, the same on every rank."""
+        loader = BatchLoader(
+            self.train, self.batch_size, self.mean, self.std, self.augment, self.seed
+        )
+        return (images for images, _ in itertools.islice(loader, count))
 
     def _loader(self, split: Split, batch_size: int, augment: Augment | None = None) -> BatchLoader:
         device, rank, world_size = torch.device("cpu"), 0, 1

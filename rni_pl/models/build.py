@@ -95,7 +95,10 @@ def build(spec: ModelSpec) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"arch={spec.arch['_target_']} gives no torch.nn.Module")
     if spec.norm == "sigbn":
-        model = convert_batchnorm(model)
+        try:
+            model = convert_batchnorm(model)
+        except ValueError as error:
+            raise ConfigError(f"arch={spec.arch_name}: {_line(error)}") from error
     try:
         model = resize(model, spec.structure)
     except (PruningError, RuntimeError) as error:

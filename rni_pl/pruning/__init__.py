@@ -1,9 +1,11 @@
 """The pruning engine: trace the channel graph, score, select, remove.
 
-Plain PyTorch; reads in the order `graph` (with `flow` and `ops`), `scores`, `selection`,
-`surgery`, `oneshot`.
+Plain PyTorch; reads in the order `graph` (with `flow`, `ops`, `numbering`), `scores`, `selection`
+(with `cost`, `budget`, `valley`), `plan`, `surgery`, `absorb`, `recalibrate`, `oneshot`.
 """
 
 from rni_pl.pruning.oneshot import PruningReport, prune
+from rni_pl.pruning.plan import Request
+from rni_pl.pruning.recalibrate import recalibrate
 
-__all__ = ["PruningReport", "prune"]
+__all__ = ["PruningReport", "Request", "prune", "recalibrate"]

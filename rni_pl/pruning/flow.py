@@ -134,6 +134,7 @@ class Flow(fx.Interpreter):
             unscaled = -inputs[inputs < 0]
             self.pin(unscaled, f"is read by {name} without a BatchNorm in between")
             inputs = inputs.abs()
+        self._count_positions(name, count)
         if name in self.layers:  # a layer that is called twice reads and makes the same channels
             record = self.layers[name]
             if inputs is not None and record.inputs is not None:
@@ -141,6 +142,11 @@ class Flow(fx.Interpreter):
             return -record.outputs
         self.layers[name] = Record(inputs, self.ties.new(count))
         return -self.layers[name].outputs
+
+    def _count_positions(self, name: str, count: int) -> None:
+        """Positions of one image at which a layer makes its channels, over all its calls."""
+        shape = self.shapes[self.node]
+        self.positions[name] = self.positions.get(name, 0) + shape.numel() // (shape[0] * count)
 
     def pass_through(self, name: str, channels: Tensor, scaled: bool) -> None:
         """Note that layer `name` has parameters for these channels, and whether as scales."""
@@ -192,6 +198,11 @@ class Flow(fx.Interpreter):
     def replaying(self) -> bool:
         """Whether this is a replay."""
         return self._keep is not None
+
+    @property
+    def sizes_are_computed(self) -> bool:
+        """Whether the present operation's sizes come from other results, not from constants."""
+        return len(self.node.all_input_nodes) > 1
 
     @property
     def place_name(self) -> str:

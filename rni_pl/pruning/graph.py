@@ -65,15 +65,12 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     Raises:
         PruningError: `torch.fx` cannot trace the model, or the example does not fit it.
     """
-    inputs = (
-        tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
-    )
+    inputs = as_tuple(example_inputs)
     modes = {module: module.training for module in model.modules()}
     try:
         graph_module = symbolic_trace(model.eval())
-        if modes[model] and _unreached(model, graph_module):  # auxiliary heads exist in training
-            graph_module = symbolic_trace(model.train())
-            model.eval()
+        if _unreached(model, graph_module):  # auxiliary heads, which exist in training alone
+            graph_module = _trace_in_training(model) or graph_module
         shapes = ShapeRecorder(graph_module).record(inputs)
         channel_flow = flow.Flow(graph_module, shapes)
         channel_flow.number(inputs)
@@ -81,6 +78,13 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
         for module, training in modes.items():
             module.training = training
     return _resolve(channel_flow)
+
+
+def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
+    """The arguments of the forward pass: one tensor, or several."""
+    if isinstance(example_inputs, list | tuple):
+        return tuple(example_inputs)
+    return (example_inputs,)
 
 
 class LeafTracer(fx.Tracer):
@@ -99,6 +103,16 @@ def symbolic_trace(model: nn.Module) -> fx.GraphModule:
         raise PruningError(
             f"torch.fx cannot trace {type(model).__name__}: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _trace_in_training(model: nn.Module) -> fx.GraphModule | None:
+    """The graph of the training mode, where it can be traced."""
+    try:
+        return symbolic_trace(model.train())
+    except PruningError:
+        return None
+    finally:
+        model.eval()
 
 
 class ShapeRecorder(fx.Interpreter):

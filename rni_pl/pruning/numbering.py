@@ -33,6 +33,8 @@ def fixed(shapes: Any) -> Any:
     """Channel numbers 0 in the given shape or shapes."""
     if isinstance(shapes, torch.Size):
         return torch.zeros((), dtype=torch.long).expand(shapes)
+    if isinstance(shapes, tuple) and hasattr(shapes, "_fields"):
+        return type(shapes)(*map(fixed, shapes))
     if isinstance(shapes, list | tuple):
         return type(shapes)(fixed(shape) for shape in shapes)
     if isinstance(shapes, dict):

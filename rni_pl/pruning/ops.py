@@ -138,26 +138,27 @@ def convolution(flow: "Flow", layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Reads channels, makes new ones; a grouped convolution ties what its groups share."""
     inputs = channels(x, 1)
     outputs = flow.make(str(flow.node.target), inputs, layer.out_channels)
-    if layer.groups > 1:
-        tie_groups(flow, layer.groups, inputs, outputs)
+    if layer.groups > 1 and not flow.replaying:  # what is removed leaves the groups alike
+        outputs = tie_groups(flow, layer, inputs, outputs)
     return place(outputs, flow.shapes[flow.node], 1)
 
 
-def tie_groups(flow: "Flow", groups: int, inputs: Tensor, outputs: Tensor) -> None:
+def tie_groups(flow: "Flow", layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) -> Tensor:
     """Tie the channels of a grouped convolution in whichever way leaves the smaller units.
 
     Either a group goes as a whole, inputs and outputs (a depthwise convolution is the case of one
     channel a group), or every group loses the same places among its inputs and its outputs.
     """
-    if flow.replaying:
-        return  # both ways of tying keep the groups alike
-    by_group, by_group_out = inputs.view(groups, -1), outputs.view(groups, -1)
-    if by_group.size(1) > groups:
+    by_group, by_group_out = inputs.view(layer.groups, -1), outputs.view(layer.groups, -1)
+    if by_group.size(1) > layer.groups:
         flow.tie(by_group[:1].expand_as(by_group), by_group)
         flow.tie(by_group_out[:1].expand_as(by_group_out), by_group_out)
-    else:
-        flow.tie(by_group[:, :1].expand_as(by_group), by_group)
-        flow.tie(by_group[:, :1].expand_as(by_group_out), by_group_out)
+        return outputs
+    flow.tie(by_group[:, :1].expand_as(by_group), by_group)
+    flow.tie(by_group[:, :1].expand_as(by_group_out), by_group_out)
+    # Where all that a group reads has been scaled and it adds no bias, its outputs are too.
+    scaled = (by_group > 0).all(1, keepdim=True) & (layer.bias is None)
+    return torch.where(scaled, by_group_out.abs(), by_group_out).flatten()
 
 
 def linear(flow: "Flow", layer: nn.Linear, x: Tensor) -> Tensor:
@@ -260,6 +261,10 @@ def move(flow: "Flow", name: str, args: tuple, kwargs: dict) -> Any:
     """Views, splits and concatenations move channel numbers as they move activations."""
     if name == "getitem" and holds_tensors(args[1:]):
         raise Unknown("picks elements by another tensor")
+    if name == "view" and isinstance(args[0], Tensor):
+        args = (args[0].contiguous(), *args[1:])  # the numbers' memory layout is their own
+    if name == "split" and not flow.sizes_are_computed:
+        flow.pin_all(args[0], f"is split at fixed sizes in {flow.place_name}")
     result = native(flow, args, kwargs)
     if name in SPLITS and len({part.shape for part in result}) == 1:
         for part in result[1:]:  # equal parts stay equal when they lose the same places

@@ -1,4 +1,7 @@
-"""Which units to keep: quantile thresholds, globally or layer by layer."""
+"""Which units to keep: thresholds on their scores, globally or layer by layer."""
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,48 +12,75 @@ from rni_pl.pruning.scores import Candidates
 SCOPES = ("global", "local")
 
 
-def check(ratio: float, scope: str) -> None:
-    """Raise `PruningError` unless `ratio` is in [0, 1) and `scope` is known."""
-    if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 <= ratio < 1:
-        raise PruningError(f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1")
-    if scope not in SCOPES:
-        raise PruningError(f"prune.scope={scope!r} is unknown; allowed: {', '.join(SCOPES)}")
-
-
-def select(candidates: Candidates, ratio: float, scope: str, min_channels: int = 3) -> Tensor:
-    """Mask of the candidates to keep, shape (K,).
-
-    Keeps what scores above ``quantile(scores, ratio)`` (linear interpolation, every channel
-    counted), over all layers or layer by layer; a layer of which fewer than `min_channels` would
-    remain keeps its `min_channels` highest-scored. Ratio 0 removes nothing.
-
-    Raises:
-        PruningError: the ratio leaves fewer channels than there are layers.
+@dataclass(frozen=True)
+class Floor:
+    """What every layer keeps whatever its scores: `min_channels` channels, in multiples of
+    `round_to` (rounded up; a layer never grows).
     """
-    if ratio == 0 or not len(candidates.units):
-        return torch.ones(len(candidates.units), dtype=torch.bool)
-    _check_enough_left(candidates, ratio)
-    everything = quantile(candidates.scores, candidates.channels, ratio)
+
+    min_channels: int = 3
+    round_to: int = 1
+
+    def units(self, wanted: int, group: "Group") -> int:
+        """Number of units to keep in a group, where `wanted` are above the threshold."""
+        step = self.round_to // math.gcd(self.round_to, group.width)
+        least = max(wanted, math.ceil(self.min_channels / group.width))
+        return min(math.ceil(least / step) * step, len(group.places))
+
+
+@dataclass(frozen=True)
+class Group:
+    """The candidates of one layer, or of layers that are pruned alike, by falling score.
+
+    `places` are indices into the candidates; each has `width` channels in each of the layers.
+    """
+
+    places: Tensor
+    width: int
+
+
+def groups_of(candidates: Candidates) -> list[Group]:
+    """The candidates, layer by layer."""
+    groups = []
+    for index, layers in enumerate(candidates.layers):
+        places = (candidates.group == index).nonzero().flatten()
+        order = candidates.scores[places].argsort(descending=True, stable=True)
+        width = max(1, int(candidates.channels[places[0]]) // len(set(layers)))
+        groups.append(Group(places[order], width))
+    return groups
+
+
+def thresholds(
+    candidates: Candidates, groups: list[Group], ratio: float, scope: str
+) -> list[float]:
+    """``quantile(scores, ratio)``, one for each group: the same, or each group's own."""
+    if scope == "global":
+        return [quantile(candidates.scores, candidates.channels, ratio)] * len(groups)
+    own = ((candidates.scores[g.places], candidates.channels[g.places]) for g in groups)
+    return [quantile(scores, channels, ratio) for scores, channels in own]
+
+
+def keep_above(
+    candidates: Candidates, groups: list[Group], limits: list[float], floor: Floor
+) -> Tensor:
+    """Mask of the candidates that score above their group's limit, shape (K,).
+
+    A group that would keep less than `floor` asks for keeps its highest-scored.
+    """
     keep = torch.zeros(len(candidates.units), dtype=torch.bool)
-    for group in range(len(candidates.layers)):
-        places = (candidates.group == group).nonzero().flatten()
-        scores = candidates.scores[places]
-        threshold = everything
-        if scope == "local":
-            threshold = quantile(scores, candidates.channels[places], ratio)
-        kept = scores > threshold
-        if int(kept.sum()) < min_channels:
-            kept[scores.argsort(descending=True, stable=True)[:min_channels]] = True
-        keep[places] = kept
+    for group, limit in zip(groups, limits, strict=True):
+        above = int((candidates.scores[group.places] > limit).sum())
+        keep[group.places[: floor.units(above, group)]] = True
     return keep
 
 
 def quantile(scores: Tensor, channels: Tensor, ratio: float) -> float:
-    """The `ratio` quantile of unit scores, each counted once per channel."""
+    """The `ratio` quantile of unit scores (linear interpolation), each counted once per channel."""
     return float(torch.quantile(scores.repeat_interleave(channels), ratio))
 
 
-def _check_enough_left(candidates: Candidates, ratio: float) -> None:
+def check_enough_left(candidates: Candidates, ratio: float) -> None:
+    """Raise `PruningError` where `ratio` leaves fewer channels than there are layers."""
     total, layers = int(candidates.channels.sum()), len(candidates.layers)
     left = (1 - ratio) * total
     if left < layers:

@@ -1,0 +1,120 @@
+"""Folding the constants that removed channels emit into what follows.
+
+A removed channel of a BatchNorm with bias would, with its scale at 0, still emit the activation of
+its bias, the same everywhere. What that adds to the next layer's output is measured on the example
+batch, and goes into that layer's bias, or is taken off the running mean of the BatchNorm behind
+it. This is exact where it is the same at every position; where padding (or a gate) makes
+it vary, its mean is taken.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rni_pl import norm
+from rni_pl.pruning.graph import ChannelGraph
+
+# Relative to the largest constant: what varies less is the same at every position.
+EXACT = 1e-4
+
+
+@dataclass
+class Absorbed:
+    """Layers by what became of the constants they no longer read.
+
+    Attributes:
+        exact: the constants were folded without loss.
+        approximate: their mean was folded.
+        lost: layer -> why nothing could be folded.
+    """
+
+    exact: list[str] = field(default_factory=list)
+    approximate: list[str] = field(default_factory=list)
+    lost: dict[str, str] = field(default_factory=dict)
+
+
+@torch.no_grad()
+def absorb_constants(
+    model: nn.Module,
+    pruned: nn.Module,
+    graph: ChannelGraph,
+    keep: Tensor,
+    example_inputs: tuple[Any, ...],
+) -> Absorbed:
+    """Change biases and running means of `pruned`, in place; `model` is left as it is."""
+    absorbed = Absorbed()
+    for name, emitted in _emissions(model, graph, keep, example_inputs).items():
+        emitted = emitted[keep[graph.layers[name].outputs]]
+        if not bool(emitted.any()):
+            continue
+        why_not = _fold(pruned, graph, name, emitted.mean(1))
+        if why_not is not None:
+            absorbed.lost[name] = why_not
+            continue
+        varies = float((emitted.amax(1) - emitted.amin(1)).max())
+        exact = varies <= EXACT * float(emitted.abs().max())
+        (absorbed.exact if exact else absorbed.approximate).append(name)
+    return absorbed
+
+
+def _emissions(
+    model: nn.Module, graph: ChannelGraph, keep: Tensor, inputs: tuple[Any, ...]
+) -> dict[str, Tensor]:
+    """What removed channels, once their scale is 0, add to the layers that read them.
+
+    Layer -> tensor of shape (output channels, positions of the whole batch).
+    """
+    silenced = copy.deepcopy(model).eval()
+    for name in graph.scaled:
+        norm.silence(silenced.get_submodule(name), ~keep[graph.layers[name].outputs])  # type: ignore[arg-type]
+    found: dict[str, Tensor] = {}
+    for name, layer in graph.layers.items():
+        module = silenced.get_submodule(name)
+        if isinstance(module, nn.Conv2d | nn.Linear) and layer.inputs is not None:
+            removed = ~keep[layer.inputs]
+            if bool(removed.any()):
+                module.register_forward_pre_hook(_Reader(found, name, removed))
+    silenced(*inputs)
+    return found
+
+
+class _Reader:
+    """Notes what a layer would make of the removed channels alone, its bias left out."""
+
+    def __init__(self, found: dict[str, Tensor], name: str, removed: Tensor) -> None:
+        self.found, self.name, self.removed = found, name, removed
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        dim = 1 if isinstance(module, nn.Conv2d) else x.ndim - 1
+        view = [-1 if d == dim else 1 for d in range(x.ndim)]
+        alone = x * self.removed.to(x.device).view(view)
+        made = module.forward(alone) - module.forward(torch.zeros_like(x))
+        self.found[self.name] = made.movedim(dim, 0).flatten(1)
+
+
+def _fold(pruned: nn.Module, graph: ChannelGraph, name: str, constant: Tensor) -> str | None:
+    """Add `constant`, shape (channels,), to what follows; why not, where there is no place."""
+    layer = pruned.get_submodule(name)
+    if isinstance(layer.bias, Tensor):
+        layer.bias += constant
+        return None
+    behind = _norm_behind(graph, name)
+    mean = None if behind is None else pruned.get_submodule(behind).running_mean
+    if not isinstance(mean, Tensor):
+        return "it has neither a bias nor a BatchNorm right behind it"
+    mean -= constant
+    return None
+
+
+def _norm_behind(graph: ChannelGraph, name: str) -> str | None:
+    """The BatchNorm that alone reads the output of a layer that is called once."""
+    assert graph.flow is not None
+    calls = [node for node in graph.flow.module.graph.nodes if node.target == name]  # type: ignore[union-attr]
+    if len(calls) != 1 or len(calls[0].users) != 1:
+        return None
+    (user,) = calls[0].users
+    return str(user.target) if user.op == "call_module" and user.target in graph.scaled else None

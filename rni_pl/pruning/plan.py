@@ -1,0 +1,172 @@
+"""What to remove: from scores and a request to a mask that is certain to fit."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rni_pl.errors import PruningError
+from rni_pl.pruning import budget, scores, selection
+from rni_pl.pruning.cost import CostModel, macs, parameter_count
+from rni_pl.pruning.graph import ChannelGraph
+from rni_pl.pruning.valley import MAX_DEPTH, find_valley
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for; see `rni_pl.pruning.prune`."""
+
+    ratio: float | str
+    scope: str = "global"
+    coupled: bool = False
+    target: str = "channels"
+    round_to: int = 1
+    min_channels: int = 3
+
+    def __post_init__(self) -> None:
+        ratio = self.ratio
+        number = isinstance(ratio, int | float) and not isinstance(ratio, bool) and 0 <= ratio < 1
+        if not number and ratio != "auto":
+            raise PruningError(
+                f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1, or auto"
+            )
+        _one_of("scope", self.scope, selection.SCOPES)
+        _one_of("target", self.target, budget.TARGETS)
+        for name in ("round_to", "min_channels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise PruningError(f"prune.{name}={value!r} is not allowed; allowed: integers >= 1")
+
+    @property
+    def floor(self) -> selection.Floor:
+        """What every layer keeps."""
+        return selection.Floor(self.min_channels, self.round_to)
+
+
+@dataclass
+class Plan:
+    """Masks over units: those that may go, and those that are kept."""
+
+    removable: Tensor
+    keep: Tensor
+
+
+def make_plan(model: nn.Module, graph: ChannelGraph, request: Request, shape: torch.Size) -> Plan:
+    """Select, try the selection on the graph, and keep what turns out not to fit, until all fits.
+
+    `shape` is that of the example image, for counting multiply-accumulates.
+
+    Raises:
+        PruningError: nothing can be pruned, the ratio leaves too little, or no valley is there.
+    """
+    by_layer = scores.channel_scores(model, graph.scaled)
+    removable = removable_units(graph, request.coupled)
+    while True:
+        candidates = scores.candidates(graph, by_layer, removable)
+        if not len(candidates.units):
+            raise PruningError(f"nothing to prune in {type(model).__name__}: {why_nothing(graph)}")
+        keep = _Selector(model, graph, candidates, request, shape).select()
+        unfit = graph.unfit(keep)
+        if unfit is None:
+            return Plan(removable, keep)
+        units, why = unfit  # these have to stay; what else goes is decided anew
+        removable[units] = False
+        graph.reasons.update(dict.fromkeys(units.tolist(), why))
+
+
+class _Selector:
+    """A request applied to the candidates of a graph."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        candidates: scores.Candidates,
+        request: Request,
+        shape: torch.Size,
+    ) -> None:
+        self.model, self.graph, self.candidates = model, graph, candidates
+        self.request, self.shape = request, shape
+        self.groups = selection.groups_of(candidates)
+
+    def select(self) -> Tensor:
+        """Mask of the units to keep, shape (graph.size,)."""
+        ratio = self.request.ratio
+        if ratio == 0:
+            return torch.ones(self.graph.size, dtype=torch.bool)
+        if isinstance(ratio, str):
+            return self._above([self._valley()] * len(self.groups))
+        by_channels = self.request.target == "channels"
+        if by_channels:
+            selection.check_enough_left(self.candidates, ratio)
+        if by_channels and self.request.round_to == 1:
+            return self._cut(ratio)  # the paper's rule, to the letter
+        steps = int(self.candidates.channels.sum())
+        return budget.cut_to_budget(self._cut, self._removed(), ratio, steps)
+
+    def _cut(self, ratio: float) -> Tensor:
+        if ratio == 0:
+            return torch.ones(self.graph.size, dtype=torch.bool)
+        scope = self.request.scope
+        limits = selection.thresholds(self.candidates, self.groups, ratio, scope)
+        return self._above(limits)
+
+    def _above(self, limits: list[float]) -> Tensor:
+        keep = torch.ones(self.graph.size, dtype=torch.bool)
+        keep[self.candidates.units] = selection.keep_above(
+            self.candidates, self.groups, limits, self.request.floor
+        )
+        return keep
+
+    def _valley(self) -> float:
+        found = find_valley(self.candidates.scores.repeat_interleave(self.candidates.channels))
+        if found is None or not found.divides:
+            seen = "a single mode" if found is None else f"a valley {found.depth:.2f} deep"
+            raise PruningError(
+                f"prune.ratio=auto: the scores show {seen}, not two modes with a valley under "
+                f"{MAX_DEPTH} of the lower peak; give a ratio"
+            )
+        return found.score
+
+    def _removed(self) -> "budget.Removed":
+        everything = torch.ones(self.graph.size, dtype=torch.bool)
+        if self.request.target == "channels":
+            units, channels = self.candidates.units, self.candidates.channels
+            return lambda keep: float((~keep[units] * channels).sum() / channels.sum())
+        costs = CostModel(self.model, self.graph)
+        if self.request.target == "params":
+            dense, total = costs.params(everything), parameter_count(self.model)
+            return lambda keep: (dense - costs.params(keep)) / total
+        dense, total = costs.macs(everything), macs(self.model, self.shape[1:])
+        return lambda keep: (dense - costs.macs(keep)) / total
+
+
+def removable_units(graph: ChannelGraph, coupled: bool) -> Tensor:
+    """Units that need not stay; with `coupled`, those tied by residual additions among them."""
+    removable = torch.ones(graph.size, dtype=torch.bool)
+    removable[[0, *graph.reasons]] = False
+    if not coupled:
+        removable[list(graph.coupled)] = False
+    return removable
+
+
+def why_stays(graph: ChannelGraph, unit: int) -> str:
+    """Why a unit has to stay."""
+    if unit == 0:
+        return "holds the network's input or other fixed channels"
+    if unit in graph.reasons:
+        return graph.reasons[unit]
+    return f"tied by a residual connection ({graph.coupled[unit]})"
+
+
+def why_nothing(graph: ChannelGraph) -> str:
+    """Why no unit can go."""
+    if not graph.scaled:
+        return "it has no BatchNorm2d with scales"
+    first = graph.scaled[0]
+    return f"{first} {why_stays(graph, int(graph.layers[first].outputs[0]))}"
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise PruningError(f"prune.{name}={value!r} is unknown; allowed: {', '.join(allowed)}")

@@ -1,0 +1,133 @@
+"""Selection by hand-made scores: ties, floors, multiples, budgets, valleys."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from rni_pl.errors import PruningError
+from rni_pl.pruning.budget import cut_to_budget
+from rni_pl.pruning.scores import Candidates
+from rni_pl.pruning.selection import Floor, groups_of, keep_above, quantile, thresholds
+from rni_pl.pruning.valley import find_valley
+
+
+def candidates(*layers: list[float], width: int = 1) -> Candidates:
+    """One group a layer; each unit stands for `width` channels."""
+    scores = torch.tensor([score for layer in layers for score in layer], dtype=torch.float64)
+    group = torch.tensor([i for i, layer in enumerate(layers) for _ in layer])
+    return Candidates(
+        units=torch.arange(1, len(scores) + 1),
+        scores=scores,
+        channels=torch.full((len(scores),), width),
+        group=group,
+        layers=[(f"bn{i}",) for i in range(len(layers))],
+    )
+
+
+def kept(
+    found: Candidates, ratio: float, scope: str = "global", floor: Floor | None = None
+) -> list[int]:
+    groups = groups_of(found)
+    limits = thresholds(found, groups, ratio, scope)
+    mask = keep_above(found, groups, limits, floor or Floor(min_channels=1))
+    return mask.nonzero().flatten().tolist()
+
+
+def test_score_at_the_threshold_goes() -> None:
+    assert kept(candidates([1, 2, 3, 4, 5]), 0.5) == [3, 4]
+
+
+def test_threshold_is_the_interpolated_quantile() -> None:
+    scores = torch.tensor([4.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+    assert quantile(scores, torch.ones(4, dtype=torch.long), 0.5) == pytest.approx(1.5)
+    assert quantile(scores, torch.tensor([1, 3, 1, 1]), 0.5) == pytest.approx(0.5)
+
+
+def test_global_ranks_all_layers_local_each() -> None:
+    layers = candidates([1, 2, 3, 4], [10, 20, 30, 40])
+    assert kept(layers, 0.5) == [3, 4, 5, 6, 7]
+    assert kept(layers, 0.5, "local") == [2, 3, 6, 7]
+
+
+def test_floor_keeps_the_highest() -> None:
+    layers = candidates([4, 1, 3, 2], [10, 20, 30, 40])
+    assert kept(layers, 0.6, floor=Floor(3)) == [0, 2, 3, 5, 6, 7]
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1, 4), (2, 2), (4, 1)])
+def test_multiples_count_channels(width: int, expected: int) -> None:
+    layer = candidates([float(i) for i in range(10)], width=width)
+    assert len(kept(layer, 0.99, floor=Floor(1, round_to=4))) == expected
+
+
+def test_a_layer_that_is_no_multiple_can_stay_whole() -> None:
+    layer = candidates([float(i) for i in range(10)])
+    assert len(kept(layer, 0.05, floor=Floor(1, round_to=4))) == 10
+    assert len(kept(layer, 0.35, floor=Floor(1, round_to=4))) == 8
+
+
+def budget(costs: list[float], share: float) -> float:
+    """Share removed when the units with these costs go one by one."""
+    total = sum(costs)
+
+    def cut(ratio: float) -> Tensor:
+        return torch.arange(len(costs)) >= round(ratio * len(costs))
+
+    def removed(keep: Tensor) -> float:
+        return sum(c for c, k in zip(costs, keep.tolist(), strict=True) if not k) / total
+
+    return removed(cut_to_budget(cut, removed, share, len(costs)))
+
+
+def test_budget_is_met_to_the_nearest_unit() -> None:
+    assert budget([1.0] * 1000, 0.5) == pytest.approx(0.5)
+    assert budget([1.0] * 1000, 0.0) == 0.0
+    assert budget([1.0] * 101, 0.5) == pytest.approx(51 / 101)  # 0.495 would be further off
+
+
+def test_budget_stays_below_where_steps_are_large() -> None:
+    assert budget([1.0] * 10, 0.58) == pytest.approx(0.5)
+    assert budget([5.0, 1.0, 1.0], 0.5) == 0.0
+
+
+def test_valley_between_two_modes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    receded = 10 ** (torch.randn(400, generator=generator) * 0.3 - 4)
+    strong = 10 ** (torch.randn(600, generator=generator) * 0.1 - 0.3)
+    found = find_valley(torch.cat([receded, strong]))
+    assert found is not None
+    assert found.divides
+    assert found.share == pytest.approx(0.4, abs=0.005)
+    assert 1e-3 < found.score < 0.3
+
+
+def test_no_valley_in_one_mode() -> None:
+    generator = torch.Generator().manual_seed(0)
+    found = find_valley(10 ** (torch.randn(1000, generator=generator) * 0.3))
+    assert found is None or not found.divides
+    assert find_valley(torch.ones(50)) is None
+    few = torch.cat([torch.full((5,), 1e-6), torch.rand(995, generator=generator) + 1])
+    found = find_valley(few)  # half a percent is an outlier, no mode
+    assert found is None or not found.divides
+
+
+def test_auto_ratio_cuts_at_the_valley() -> None:
+    from test_pruning import randomise
+
+    from rni_pl import models
+    from rni_pl.pruning import prune
+
+    model = models.resnet20(norm="sigbn")
+    layer = model.layer1[0].bn1.weight.data
+    with pytest.raises(PruningError, match=r"auto.*give a ratio"):
+        prune(model, torch.zeros(1, 3, 32, 32), "auto")
+    randomise(model)
+    generator = torch.Generator().manual_seed(0)
+    for block in (*model.layer1, *model.layer2, *model.layer3):
+        gamma = block.bn1.weight.data
+        gamma.copy_(2 + 0.2 * torch.randn(gamma.shape, generator=generator))
+        gamma[: len(gamma) // 4] -= 12
+    assert layer[0] < -9
+    _, report = prune(model, torch.zeros(1, 3, 32, 32), "auto")
+    assert report.kept["layer1.0.bn1"] == list(range(4, 16))
+    assert report.channels_pruned == 0.75 * report.channels_dense
