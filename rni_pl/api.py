@@ -11,7 +11,9 @@ from rni_pl import config, runs
 from rni_pl.classifier import Classifier
 from rni_pl.finetuning import prune_and_finetune
 from rni_pl.models.build import ModelSpec, check_output
+from rni_pl.norm import norm_kind
 from rni_pl.outcome import Outcome
+from rni_pl.pruning.surgery import structure_of
 from rni_pl.runs import plain_data_values
 from rni_pl.training import train as train_stage
 
@@ -100,8 +102,8 @@ def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
     spec = ModelSpec(
         arch=known.arch if known else {},
         num_classes=data.num_classes,
-        norm=known.norm if known else "bn",
-        structure=known.structure if known else {},
+        norm=norm_kind(model),
+        structure=structure_of(model),
         image_shape=list(data.image_shape),
         method=method,
         scope=cfg.prune.scope,
@@ -111,7 +113,7 @@ def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
         std=list(data.std),
     )
     check_output(model, spec)
-    module = copy.deepcopy(model).train()
+    module = copy.deepcopy(model).cpu().train()
     return Classifier(spec.to_dict(), config.plain(cfg.optimizer), module=module)
 
 

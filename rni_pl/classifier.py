@@ -1,6 +1,6 @@
 """The one LightningModule: any classifier, its loss, its metrics and its recipe."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rni_pl import checkpoint
 from rni_pl.models.build import ModelSpec, build
+from rni_pl.pruning.surgery import structure_of
 from rni_pl.recipe import Recipe
 
 
@@ -50,11 +51,10 @@ class Classifier(pl.LightningModule):
         """Description of the network as it is now."""
         return ModelSpec(**self.hparams["spec"])
 
-    def replace_model(self, model: nn.Module, structure: Mapping[str, Any]) -> None:
+    def replace_model(self, model: nn.Module) -> None:
         """Take a pruned network in place of the present one; checkpoints will rebuild it."""
         self.model = model
-        spec = self.hparams["spec"]
-        spec["structure"] = {**spec["structure"], **structure}
+        self.hparams["spec"]["structure"] = structure_of(model)
 
     def setup(self, stage: str) -> None:
         """Lay weights out channels-last, the faster order for convolutions on CPU and GPU."""
@@ -150,7 +150,7 @@ class Classifier(pl.LightningModule):
 def _metrics(stage: str, spec: dict[str, Any]) -> MetricCollection:
     accuracy = MulticlassAccuracy(spec["num_classes"], average="micro", validate_args=False)
     return MetricCollection(
-        {f"{stage}/loss": MeanMetric(nan_strategy="ignore"), f"{stage}/acc": accuracy},
+        {f"{stage}/loss": MeanMetric(nan_strategy="disable"), f"{stage}/acc": accuracy},
         compute_groups=False,
     )
 

@@ -33,10 +33,13 @@ def _command(name: str) -> None:
     def task(config: DictConfig) -> None:
         run_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
+            configuration.remember(config, name, HydraConfig.get().overrides.task)
             configuration.check(config)
             from rni_pl import stages  # imports torch: only once the configuration is sound
 
             stages.run(name, config, run_dir)
+            if config.resume is not None:
+                _remove_empty(run_dir)  # the run went on in its own directory
         except RniError as error:
             _say(error)
             _remove_empty(run_dir)
@@ -47,7 +50,7 @@ def _command(name: str) -> None:
     )
     try:
         decorate(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         _say(error)
         sys.exit(2)
     if mistakes:

@@ -23,8 +23,15 @@ def config_dir() -> str:
     return str(inside if inside.is_dir() else package.parent / "conf")
 
 
-def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of command `name` with command-line style overrides, checked.
+def remember(config: DictConfig, command: str, overrides: Sequence[str]) -> None:
+    """Note in the configuration how it came about, so that a run can be resumed."""
+    OmegaConf.set_struct(config, False)
+    config.command, config.overrides = command, list(overrides)
+    OmegaConf.set_struct(config, True)
+
+
+def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -> DictConfig:
+    """The configuration of command `name` with command-line style overrides.
 
     Raises:
         ConfigError: an unknown key or choice, or a value out of range.
@@ -39,7 +46,9 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(one_line(error)) from error
     finally:
         hydra.hydra = outer
-    check(config)
+    remember(config, name, overrides)
+    if check_it:
+        check(config)
     return config
 
 
@@ -113,6 +122,8 @@ SHARE = Rule("0 <= value < 1", lambda v: _number(v) and 0 <= v < 1)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 TEXT = Rule("a path", lambda v: isinstance(v, str) and v != "" and "\0" not in v)
 
+LIMIT = Rule("a number > 0, or null", lambda v: v is None or (_number(v) and v > 0))
+
 # Every value that can be judged without the data or the network at hand.
 RULES: dict[str, Rule] = {
     "seed": _integer_from(0),
@@ -141,6 +152,14 @@ RULES: dict[str, Rule] = {
     ),
     "trainer.max_epochs": _integer_from(1),
     "trainer.accumulate_grad_batches": _integer_from(1),
+    "trainer.check_val_every_n_epoch": _integer_from(1),
+    "trainer.limit_train_batches": LIMIT,
+    "trainer.limit_val_batches": LIMIT,
+    "trainer.limit_test_batches": LIMIT,
+    "trainer.fast_dev_run": Rule(
+        "false (it keeps no checkpoints; for a quick try give trainer.limit_train_batches=3)",
+        lambda v: v is False,
+    ),
     "checkpoint": TEXT,
     "resume": TEXT,
     "allow": Rule(
@@ -156,7 +175,16 @@ RULES: dict[str, Rule] = {
     "prune.scope": Rule("global or local", lambda v: v in ("global", "local")),
     "prune.min_channels": _integer_from(1),
 }
-MAY_BE_NULL = {"resume", "prune.scope", "data.mean", "data.std", "data.image_size"}
+MAY_BE_NULL = {
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.limit_test_batches",
+    "resume",
+    "prune.scope",
+    "data.mean",
+    "data.std",
+    "data.image_size",
+}
 
 
 def check(config: DictConfig) -> None:
@@ -173,9 +201,22 @@ def check(config: DictConfig) -> None:
             continue
         if not rule.holds(value):
             raise ConfigError(f"{key}={value!r} is not allowed; allowed: {rule.words}")
+    _check_together(config)
     arch = _select(config, "arch._target_")
     if arch is not _ABSENT and (not isinstance(arch, str) or "." not in arch):
         raise ConfigError(f"arch._target_={arch!r} is not allowed; allowed: a full dotted name")
+
+
+def _check_together(config: DictConfig) -> None:
+    """Values that are allowed each, but not together."""
+    if config.optimizer.nesterov and not config.optimizer.momentum:
+        raise ConfigError("optimizer.momentum=0 is not allowed with optimizer.nesterov=true")
+    every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+    if every > epochs:
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch={every} is not allowed with "
+            f"trainer.max_epochs={epochs}: no epoch would be validated"
+        )
 
 
 _ABSENT = object()

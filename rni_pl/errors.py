@@ -17,5 +17,9 @@ class CheckpointError(RniError):
     """A checkpoint is missing, damaged, foreign or asks for code we do not run."""
 
 
+class DivergenceError(RniError):
+    """Training has left the finite numbers."""
+
+
 class PruningError(RniError):
     """A network cannot be pruned as asked."""

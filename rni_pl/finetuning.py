@@ -1,5 +1,6 @@
 """Stages 2 and 3: one-shot pruning and fine-tuning."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
 from rni_pl.pruning import PruningReport, prune
 from rni_pl.pruning.cost import macs, parameter_count
+from rni_pl.resume import last_checkpoint
+
+# The summary of a pruning run as far as it is known before fine-tuning.
+BEFORE = "before_finetuning.json"
 
 
 def prune_and_finetune(
@@ -23,42 +28,57 @@ def prune_and_finetune(
 ) -> Outcome:
     """Measure, prune, measure, fine-tune, measure.
 
-    The network comes from `cfg.checkpoint`, or is the one given. `watch_test` logs the test
-    accuracy of every epoch, for watching only.
+    The network comes from `cfg.checkpoint`, or is the one given; that of a run which is resumed
+    is pruned already. `watch_test` logs the test accuracy of every epoch, for watching only.
     """
-    resume = runs.resume_from(cfg)
-    recipe = config.plain(cfg.optimizer)
+    last = last_checkpoint(cfg)
     if classifier is None:
-        classifier = Classifier.load_from_checkpoint(
-            cfg.checkpoint, allow=list(cfg.allow), recipe=recipe
-        )
+        recipe = config.plain(cfg.optimizer)
+        source = last or cfg.checkpoint
+        classifier = Classifier.load_from_checkpoint(source, allow=list(cfg.allow), recipe=recipe)
         cfg = with_data_of(cfg, classifier.spec)
     data = runs.make_data(cfg, watch_test)
     check_classes(classifier, data)
     runs.check_norms(cfg, classifier.model)
     pl.seed_everything(cfg.seed, verbose=False)
+    history = History()
+    trainer = runs.make_trainer(cfg, run_dir, [history])
+    if last is None:
+        summary = _prune(cfg, trainer, classifier, data, run_dir)
+    else:
+        summary = runs.read_json(run_dir / BEFORE)
+    runs.fit(trainer, classifier, data, last)
+    record = history.record
+    summary["acc_finetuned"] = runs.test(trainer, classifier, data)
+    summary.update(best_epoch=record.best_epoch, epochs=trainer.current_epoch)
+    summary.update(seconds=record.seconds, seed=cfg.seed)
+    if trainer.is_global_zero:
+        runs.write_json(summary, run_dir / "summary.json")
+        print_table(summary)
+    return Outcome(runs.finished(classifier), record, summary)
+
+
+def _prune(
+    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ImageData, run_dir: Path
+) -> dict[str, Any]:
+    """Prune the classifier's network, and measure it before and after."""
     options = config.plain(cfg.prune)
     options["scope"] = options["scope"] or classifier.spec.scope
-    pruning, history = OneShotPruning(**options), History()
+    pruning = OneShotPruning(**options)
     # What cannot be pruned is refused now, before anything is evaluated or written.
     example = torch.zeros(1, *classifier.spec.image_shape)
     prune(classifier.model, example, **vars(pruning.request))
-    trainer = runs.make_trainer(cfg, run_dir, [history])
+    if trainer.is_global_zero:
+        cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
+        runs.start(cfg, run_dir)
     dense = figures(classifier, runs.test(trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = figures(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
+    summary = summarise(classifier.spec, pruning.report, dense, pruned)
     if trainer.is_global_zero:
-        runs.write_config(cfg, run_dir)
-    runs.fit(trainer, classifier, data, resume)
-    finetuned = runs.test(trainer, classifier, data)
-    summary = summarise(classifier.spec, pruning.report, dense, pruned, finetuned)
-    summary.update(best_epoch=history.record.best_epoch, epochs=len(history.record.val_acc))
-    summary.update(seconds=history.record.seconds, seed=cfg.seed)
-    if trainer.is_global_zero:
-        runs.write_summary(summary, run_dir)
-        print_table(summary)
-    return Outcome(runs.finished(classifier), history.record, summary)
+        runs.write_json(summary, run_dir / BEFORE)
+    return summary
 
 
 def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
@@ -68,9 +88,9 @@ def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
     """
     if cfg.data.get("_target_") is not None:
         return cfg
-    if not isinstance(spec.data.get("name"), str):
+    if not isinstance(spec.data.get("choice"), str):
         raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
-    group = config.compose_group("data", spec.data["name"])
+    group = config.compose_group("data", spec.data["choice"])
     OmegaConf.set_struct(group, False)
     stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
     stored = {k: v for k, v in stored.items() if k not in runs.NOT_INHERITED}
@@ -111,9 +131,8 @@ def summarise(
     report: PruningReport,
     dense: dict[str, Any],
     pruned: dict[str, Any],
-    acc_finetuned: float,
 ) -> dict[str, Any]:
-    """What `summary.json` of a pruning run holds."""
+    """What `summary.json` of a pruning run holds; fine-tuning is still to come."""
     return {
         "dataset": spec.data.get("name"),
         "arch": spec.arch_name if spec.arch else "given",
@@ -123,7 +142,7 @@ def summarise(
         "target": report.target,
         "acc_dense": dense["acc"],
         "acc_pruned": pruned["acc"],
-        "acc_finetuned": acc_finetuned,
+        "acc_finetuned": None,
         "params_dense": dense["params"],
         "params_pruned": pruned["params"],
         "macs_dense": dense["macs"],

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rni_pl.config import plain
-from rni_pl.errors import RniError
+from rni_pl.errors import ConfigError, RniError
 
 
 def processes(trainer: DictConfig) -> int:
@@ -26,7 +26,12 @@ def processes(trainer: DictConfig) -> int:
     devices = trainer.devices
     if devices in (-1, "-1", "auto"):
         return max(1, torch.cuda.device_count())
-    return len(devices) if not isinstance(devices, int | str) else int(devices)
+    try:
+        return len(devices) if OmegaConf.is_list(devices) else int(devices)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"trainer.devices={devices!r} is not allowed; allowed: a number, a list, auto"
+        ) from error
 
 
 def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
@@ -53,11 +58,11 @@ def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
 
 
 def _worker(stage: str, config: dict[str, Any], run_dir: str, count: int) -> Any:
-    from rni_pl import stages
+    from rni_pl.stages import STAGES
 
     if config["trainer"]["accelerator"] == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     try:
-        return stages.run(stage, OmegaConf.create(config), Path(run_dir))
+        return STAGES[stage](OmegaConf.create(config), Path(run_dir))
     except RniError as error:
         return error

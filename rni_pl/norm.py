@@ -78,6 +78,12 @@ def scale(norm: nn.BatchNorm2d) -> Tensor:
     return norm.weight
 
 
+def norm_kind(model: nn.Module) -> str:
+    """``"sigbn"`` where a network has SigBN layers, ``"bn"`` otherwise."""
+    sigbn = any(isinstance(module, SigmoidBatchNorm2d) for module in model.modules())
+    return "sigbn" if sigbn else "bn"
+
+
 @torch.no_grad()
 def silence(norm: nn.BatchNorm2d, channels: Tensor) -> None:
     """Set the effective scale of some channels (a bool mask, shape (C,)) to 0, in place."""

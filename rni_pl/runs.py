@@ -13,19 +13,21 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.callbacks import ModelCheckpoint, RichModelSummary, RichProgressBar
+from pytorch_lightning.callbacks import RichModelSummary, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from rni_pl import checkpoint
+from rni_pl.callbacks import BestCheckpoint, LastCheckpoint, StopOnDivergence
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, RniError
-from rni_pl.models.build import check_trusted
-from rni_pl.norm import SigmoidBatchNorm2d
+from rni_pl.norm import norm_kind
+
+# What a run writes.
+RUN_FILES = ("config.yaml", "hparams.yaml", "*.json", "events.out.*", "checkpoints/*.ckpt")
 
 # Values of the data configuration that concern one run alone.
 NOT_INHERITED = ("_target_", "source", "seed")
@@ -44,7 +46,10 @@ def make(node: DictConfig, what: str) -> Any:
 
 def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
     """The data module, loaded: whatever is wrong with the data shows before anything is trained."""
-    data = make(config.data, "data")
+    node = config.data.copy()
+    OmegaConf.set_struct(node, False)
+    node.pop("choice", None)
+    data = make(node, "data")
     data.watch_test = watch_test
     data.prepare_data()
     data.setup("fit")
@@ -58,9 +63,7 @@ def plain_data_values(config: DictConfig) -> dict[str, Any]:
 
 def check_norms(config: DictConfig, model: nn.Module) -> None:
     """Refuse torch's SyncBatchNorm for networks with SigBN: it would take gamma for the scale."""
-    if config.trainer.sync_batchnorm and any(
-        isinstance(module, SigmoidBatchNorm2d) for module in model.modules()
-    ):
+    if config.trainer.sync_batchnorm and norm_kind(model) == "sigbn":
         raise ConfigError("trainer.sync_batchnorm=true is not allowed with SigBN layers (rni)")
 
 
@@ -74,19 +77,12 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
         callbacks = [*callbacks, RichProgressBar()]
     if arguments["enable_model_summary"]:
         callbacks = [*callbacks, RichModelSummary(max_depth=1)]
-    checkpoints = ModelCheckpoint(
-        run_dir / "checkpoints",
-        filename="best",
-        monitor="val/acc",
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-        auto_insert_metric_name=False,
-    )
+    folder = run_dir / "checkpoints"
+    callbacks = [*callbacks, StopOnDivergence(), BestCheckpoint(folder), LastCheckpoint(folder)]
     logger = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
     node = OmegaConf.create(arguments)
     try:
-        return instantiate(node, callbacks=[*callbacks, checkpoints], logger=logger)
+        return instantiate(node, callbacks=callbacks, logger=logger)
     except InstantiationException as error:
         raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
     except MisconfigurationException as error:
@@ -104,8 +100,12 @@ def _quieten() -> None:
 
 def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: Path | None) -> None:
     """Train, then take the weights of the best epoch."""
+    if resume is not None:
+        checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
     trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
+    if not best:
+        raise ConfigError("training ended before its first validation, so there is no best epoch")
     classifier.model.load_state_dict(checkpoint.read_weights(best))
 
 
@@ -117,18 +117,41 @@ def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:
 
 def finished(classifier: Classifier) -> nn.Module:
     """The network as `load_model` would return it: on the CPU, evaluating, in default layout."""
-    return classifier.model.cpu().to(memory_format=torch.contiguous_format).eval()
+    model = classifier.model.cpu().to(memory_format=torch.contiguous_format).eval()
+    model.model_spec = classifier.spec  # type: ignore[assignment]
+    return model
 
 
-def write_config(config: DictConfig, run_dir: Path) -> None:
-    """Write the resolved configuration of a run."""
+def start(config: DictConfig, run_dir: Path) -> None:
+    """Make room for a run, and write its resolved configuration.
+
+    What an earlier run left in the same directory is removed, so that nothing of it can pass for
+    the new one's.
+    """
+    if config.resume is None:
+        found = [file for name in RUN_FILES for file in run_dir.glob(name)]
+        if found:
+            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=2)
+        for file in found:
+            file.unlink()
     run_dir.mkdir(parents=True, exist_ok=True)
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 
-def write_summary(summary: dict[str, Any], run_dir: Path) -> None:
-    """Write the figures of a finished run."""
-    write_whole(run_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+def write_json(figures: dict[str, Any], file: Path) -> None:
+    """Write figures of a run."""
+    write_whole(file, json.dumps(figures, indent=2) + "\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read figures of a run that goes on."""
+    try:
+        figures = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} is missing or damaged: the run cannot go on") from error
+    if not isinstance(figures, dict):
+        raise ConfigError(f"{file} is damaged: the run cannot go on")
+    return figures
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -142,42 +165,3 @@ def write_whole(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def resume_from(config: DictConfig) -> Path | None:
-    """The `last.ckpt` that a run continues from, if it does."""
-    if config.resume is None:
-        return None
-    last = Path(config.resume) / "checkpoints" / "last.ckpt"
-    if not last.is_file():
-        raise ConfigError(f"resume={config.resume} holds no checkpoints/last.ckpt")
-    return last
-
-
-def resumed_config(config: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration that the run to continue was started with, and what was given anew.
-
-    A configuration found in a run directory may name only our own code and trusted networks.
-    """
-    file = Path(config.resume) / "config.yaml"
-    try:
-        stored = OmegaConf.load(file)
-        given = [item for item in overrides if not item.startswith(("resume=", "hydra."))]
-        merged = OmegaConf.merge(stored, OmegaConf.from_dotlist(given), {"resume": config.resume})
-    except (OSError, OmegaConfBaseException) as error:
-        raise ConfigError(f"resume={config.resume}: no sound config.yaml there") from error
-    assert isinstance(merged, DictConfig)
-    _check_targets(merged, config)
-    return merged
-
-
-def _check_targets(stored: DictConfig, given: DictConfig) -> None:
-    for group in ("data", "data.source", "method", "trainer"):
-        target = OmegaConf.select(stored, f"{group}._target_")
-        known = OmegaConf.select(given, f"{group}._target_")
-        ours = target is None or (str(target).startswith("rni_pl.") and target.count(".") == 2)
-        if target != known and not ours:
-            raise ConfigError(f"resume={given.resume}: {group}._target_={target} is not trusted")
-    arch = OmegaConf.select(stored, "arch")
-    if arch is not None and arch != OmegaConf.select(given, "arch"):
-        check_trusted(plain(arch), given.get("allow", []))

@@ -11,10 +11,13 @@ from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
+from rni_pl.errors import ConfigError
 from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, build, check_output
+from rni_pl.norm import scaled_norms
 from rni_pl.outcome import Outcome
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.cost import macs, parameter_count
+from rni_pl.resume import last_checkpoint
 
 
 def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcome:
@@ -22,7 +25,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
 
     `watch_test` logs the test accuracy of every epoch, for watching only.
     """
-    resume = runs.resume_from(config)
+    last = last_checkpoint(config)
     regulariser: Regulariser = runs.make(config.method, "method")
     data = runs.make_data(config, watch_test)
     pl.seed_everything(config.seed, verbose=False)
@@ -31,8 +34,8 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     history = History()
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
     if trainer.is_global_zero:
-        runs.write_config(config, run_dir)
-    runs.fit(trainer, classifier, data, resume)
+        runs.start(config, run_dir)
+    runs.fit(trainer, classifier, data, last)
     test_acc = runs.test(trainer, classifier, data)
     spec = classifier.spec
     summary: dict[str, Any] = {
@@ -41,15 +44,15 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
         "method": spec.method,
         "test_acc": test_acc,
         "best_epoch": history.record.best_epoch,
-        "epochs": len(history.record.val_acc),
+        "epochs": trainer.current_epoch,
         "params": parameter_count(classifier.model),
         "macs": macs(classifier.model, spec.image_shape),
         "seconds": history.record.seconds,
-        "images_per_second": history.record.images / history.record.train_seconds,
+        "images_per_second": history.record.images_per_second,
         "seed": config.seed,
     }
     if trainer.is_global_zero:
-        runs.write_summary(summary, run_dir)
+        runs.write_json(summary, run_dir / "summary.json")
     return Outcome(runs.finished(classifier), history.record, summary)
 
 
@@ -70,6 +73,8 @@ def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser
     )
     model = build(spec)
     check_output(model, spec)
+    if not any(scaled_norms(model)):
+        raise ConfigError(f"arch={spec.arch_name} has no BatchNorm2d whose scales could be ranked")
     # Checkpoints bring their own weights: what fetched the first ones is left out of them.
     spec.arch = {key: value for key, value in arch.items() if key not in WEIGHT_ARGUMENTS}
     model.model_spec = spec  # type: ignore[assignment]

@@ -49,6 +49,17 @@ def test_train_and_prune_finetune(tmp_path: Path) -> None:
     assert torch.equal(smaller(x), rni_pl.load_model(tmp_path / "less")(x))
 
 
+def test_networks_pruned_or_converted_elsewhere_save_what_loads(tmp_path: Path) -> None:
+    model, _ = rni_pl.train("digits", "resnet20", "l1", epochs=1, batch_size=16, overrides=QUICK)
+    pruned, _ = rni_pl.prune(model, torch.zeros(1, 3, 32, 32), 0.4)
+    for given in (pruned, rni_pl.convert_batchnorm(pruned)):
+        small, _ = rni_pl.prune_finetune(
+            given, "digits", "l1", 0.02, epochs=1, batch_size=16, run_dir=tmp_path, overrides=QUICK
+        )
+        x = torch.randn(2, 3, 32, 32)
+        assert torch.equal(small(x), rni_pl.load_model(tmp_path)(x))
+
+
 def test_same_figures_as_the_command(trained: Path) -> None:
     import json
 

@@ -108,7 +108,7 @@ def test_lightning_instantiator_is_refused(trained: Path, tmp_path: Path, key: s
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system",
+        "os.mkdir",
         "builtins.eval",
         "torch.hub.load",
         "torchvision.datasets.utils.download_url",
@@ -122,9 +122,12 @@ def test_lightning_instantiator_is_refused(trained: Path, tmp_path: Path, key: s
 )
 def test_untrusted_target_is_refused(trained: Path, tmp_path: Path, target: Any) -> None:
     checkpoint = contents(trained)
-    checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": target}
+    proof = tmp_path / "made"
+    checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": target, "path": str(proof)}
     torch.save(checkpoint, tmp_path / "bad.ckpt")
-    assert all("checkpoint" in message for message in refusals(tmp_path / "bad.ckpt"))
+    wanted = "is not of rni_pl.models" if isinstance(target, str) else "names no network"
+    assert all(wanted in message for message in refusals(tmp_path / "bad.ckpt"))
+    assert not proof.exists()
 
 
 def test_checkpoint_may_not_fetch_weights(trained: Path, tmp_path: Path) -> None:
@@ -185,6 +188,45 @@ def test_unusable_files_are_refused(trained: Path, tmp_path: Path, damage: str) 
         rni_pl.load_model(path)
     assert "checkpoint=" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        {"": {"forward": 3}},
+        {"conv1": 5},
+        {"conv1": {"weight": 3}},
+        {"conv1": {"out_channels": -1}},
+        {"conv1": {"out_channels": 2**40}},
+        {"relu": {"inplace": 1}},
+        {"nowhere": {"out_channels": 3}},
+        7,
+    ],
+)
+def test_structure_sets_sizes_alone(trained: Path, tmp_path: Path, structure: Any) -> None:
+    checkpoint = contents(trained)
+    checkpoint["hyper_parameters"]["spec"]["structure"] = structure
+    torch.save(checkpoint, tmp_path / "bad.ckpt")
+    assert all(len(message) < 300 for message in refusals(tmp_path / "bad.ckpt"))
+
+
+def test_any_damage_is_one_clear_refusal(trained: Path, tmp_path: Path) -> None:
+    whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    path = tmp_path / "some.ckpt"
+    sound = rni_pl.load_model(trained).state_dict()
+    said = []
+    for _ in range(60):
+        place = int(torch.randint(len(whole), (), generator=generator))
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            model = rni_pl.load_model(path)
+        except CheckpointError as error:
+            said.append(str(error))
+        else:
+            assert model.state_dict().keys() == sound.keys()
+    assert said
+    assert not any("\n" in text for text in said)
 
 
 def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> None:

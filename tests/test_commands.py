@@ -124,21 +124,23 @@ def test_resume_adds_the_missing_epochs(
     command: Callable, trained: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = (f"checkpoint={trained}",) if stage == "prune" else ("arch=resnet20", "data=digits")
-    common = (*SHORT[1:], "trainer.max_epochs=2")
+    common = (*SHORT[1:], "trainer.max_epochs=4")
     assert command(stage, *start, *common, "hydra.run.dir=whole").status == 0
     with monkeypatch.context() as patch:
-        interrupt_after_an_epoch(patch)
+        interrupt_after_an_epoch(patch, epochs=3)
         assert "interrupted" in command(stage, *start, *common, "hydra.run.dir=parts").err
     assert not Path("parts/summary.json").exists()
-    finished = command(stage, "resume=parts")
+    Path("parts").rename("moved")
+    finished = command(stage, "resume=moved")
     assert finished.status == 0, finished.err
-    parts, whole = summary(Path("parts")), summary(Path("whole"))
+    assert not Path("runs").exists()
+    parts, whole = summary(Path("moved")), summary(Path("whole"))
     differ = {key for key in whole if parts[key] != whole[key]}
     assert differ <= {"seconds", "images_per_second"}
 
 
-def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the run as it is on disk after its first epoch."""
+def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch, epochs: int = 1) -> None:
+    """Leave the run as it is on disk after its first epochs."""
     from rni_pl import runs
     from rni_pl.errors import RniError
 
@@ -148,7 +150,7 @@ def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
         from pytorch_lightning.callbacks import LambdaCallback
 
         def stop(*_):
-            if trainer.current_epoch == 1:
+            if trainer.current_epoch == epochs:
                 raise RniError("interrupted")
 
         trainer.callbacks.append(LambdaCallback(on_train_epoch_start=stop))
@@ -157,17 +159,122 @@ def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "fit", fit_once)
 
 
-def test_resume_trusts_no_code_from_the_run_directory(command: Callable, trained: Path) -> None:
+MAKES_A_FOLDER = "{_target_: os.mkdir, path: proof}"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "method._target_=os.mkdir",
+        "arch._target_=os.mkdir",
+        f"arch={MAKES_A_FOLDER}",
+        f"+data.extra={MAKES_A_FOLDER}",
+        f"data.mean={MAKES_A_FOLDER}",
+        f"++trainer.callbacks=[{MAKES_A_FOLDER}]",
+        "data=../../elsewhere",
+        "+method@data=rni",
+        "data.source._target_=rni_pl.runs.instantiate",
+    ],
+)
+def test_resume_trusts_no_code_from_the_run_directory(
+    command: Callable, trained: Path, override: str
+) -> None:
     import shutil
 
     shutil.copytree(trained, "copy")
     file = Path("copy/config.yaml")
     config = yaml.safe_load(file.read_text())
-    config["method"]["_target_"] = "os.system"
+    config["overrides"] += [override, "allow=[os.mkdir]"]
+    config["allow"] = ["os.mkdir"]
+    for group in ("method", "data", "arch", "trainer"):  # what is resolved there is not even read
+        config[group]["_target_"] = "os.mkdir"
     file.write_text(yaml.safe_dump(config))
     finished = command("train", "resume=copy")
     assert finished.status == 2
-    assert "os.system is not trusted" in finished.err
+    assert "not trusted" in finished.err or "is not of rni_pl.models" in finished.err
+    assert not Path("proof").exists()
+
+
+def test_resumed_pruning_allows_no_network_by_itself(command: Callable, pruned: Path) -> None:
+    import shutil
+
+    shutil.copytree(pruned, "copy")
+    file = Path("copy/config.yaml")
+    config = yaml.safe_load(file.read_text())
+    config["allow"] = ["os.mkdir"]
+    config["overrides"].append("allow=[os.mkdir]")
+    file.write_text(yaml.safe_dump(config))
+    last = Path("copy/checkpoints/last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": "os.mkdir", "path": "proof"}
+    torch.save(checkpoint, last)
+    assert "is not of rni_pl.models" in command("prune", "resume=copy").err
+    assert not Path("proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("truncated", "last.ckpt"),
+        ("yaml", "no sound config.yaml"),
+        ("binary", "no sound config.yaml"),
+        ("other command", "no run of train.py"),
+        ("value", "seed"),
+    ],
+)
+def test_damaged_runs_do_not_resume(
+    command: Callable, trained: Path, damage: str, words: str
+) -> None:
+    import shutil
+
+    shutil.copytree(trained, "copy")
+    last, file = Path("copy/checkpoints/last.ckpt"), Path("copy/config.yaml")
+    text = file.read_text()
+    if damage == "truncated":
+        last.write_bytes(last.read_bytes()[:1000])
+    elif damage == "yaml":
+        file.write_text("a: [")
+    elif damage == "binary":
+        file.write_bytes(b"\xff\xfe\x00")
+    elif damage == "other command":
+        file.write_text(text.replace("command: train", "command: prune"))
+    elif damage == "value":
+        file.write_text(text.replace("- arch=resnet20", "- arch=resnet20\n- seed=abc"))
+    finished = command("train", "resume=copy")
+    assert finished.status == 2
+    assert len(finished.err.strip().splitlines()) == 1, finished.err
+    assert words in finished.err
+
+
+def test_an_earlier_run_in_the_same_directory_is_replaced(command: Callable) -> None:
+    assert command("train", *DIGITS, "hydra.run.dir=run").status == 0
+    with pytest.warns(UserWarning, match="holds an earlier run"):
+        failed = command("train", *DIGITS, "method=l1", "optimizer.lr=1e30", "hydra.run.dir=run")
+    assert "the loss is not finite" in failed.err
+    assert not Path("run/summary.json").exists()
+
+
+def test_divergence_stops_the_run(command: Callable) -> None:
+    settings = ("optimizer.lr=1e30", "trainer.limit_train_batches=5", "hydra.run.dir=run")
+    finished = command("train", *DIGITS, *settings)
+    assert finished.status == 2
+    assert "the loss is not finite since step" in finished.err
+    assert "learning rates now: 1e+28, 1e+29" in finished.err
+    assert not list(Path("run/checkpoints").glob("*"))
+
+
+def test_validation_every_second_epoch(command: Callable) -> None:
+    settings = ("trainer.max_epochs=4", "trainer.check_val_every_n_epoch=2", "hydra.run.dir=run")
+    assert command("train", *DIGITS, *settings).status == 0
+    found = summary(Path("run"))
+    assert found["epochs"] == 4
+    assert found["best_epoch"] in (1, 3)
+
+
+def test_any_label_for_the_data(command: Callable) -> None:
+    assert command("train", *DIGITS, "data.name=my digits", "hydra.run.dir=run").status == 0
+    assert command("prune", "checkpoint=run", *SHORT, "hydra.run.dir=small").status == 0
+    assert summary(Path("small"))["dataset"] == "my digits"
 
 
 @pytest.mark.slow
@@ -176,6 +283,7 @@ def test_two_processes(tmp_path: Path) -> None:
         str(ROOT / "train.py"), *DIGITS, "trainer=ddp_cpu", "hydra.run.dir=run", cwd=tmp_path
     )
     assert done.status == 0, done.err
+    assert "MEMBER: 2/2" in done.err
     done = run_python(
         str(ROOT / "prune.py"), "checkpoint=run", *SHORT, "trainer=ddp_cpu", "hydra.run.dir=small",
         cwd=tmp_path,

@@ -15,7 +15,9 @@ def main_job() -> list[list[str]]:
     assert block is not None
     joined = block.group(1).replace("\\\n", " ")
     parts = re.split(r"&&|\n", joined)
-    return [shlex.split(part)[1:] for part in parts if part.strip().startswith("python ")]
+    return [
+        shlex.split(part)[1:] for part in parts if re.match(r"\s*python (train|prune)\.py", part)
+    ]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from rni_pl.norm import SigmoidBatchNormAct2d
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import CostModel, macs, parameter_count
 from rni_pl.pruning.graph import trace
-from rni_pl.pruning.surgery import resize
+from rni_pl.pruning.surgery import resize, structure_of
 
 timm = pytest.importorskip("timm")
 
@@ -70,7 +70,7 @@ def test_every_listed_network(dense: tuple[str, nn.Module], request_: dict) -> N
     assert all(p.grad is not None for p in pruned.parameters())
     pruned.eval()
 
-    rebuilt = resize(copy.deepcopy(model), report.structure)
+    rebuilt = resize(copy.deepcopy(model), structure_of(pruned))
     rebuilt.load_state_dict(pruned.state_dict())
     with torch.no_grad():
         assert torch.equal(rebuilt.eval()(x), pruned(x))

@@ -1,7 +1,16 @@
 """Lightning callbacks: thin glue around the plain functions of the core."""
 
+from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
 from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 
-__all__ = ["History", "OneShotPruning", "SparsityRegulariser"]
+__all__ = [
+    "BestCheckpoint",
+    "History",
+    "LastCheckpoint",
+    "OneShotPruning",
+    "SparsityRegulariser",
+    "StopOnDivergence",
+]

@@ -51,7 +51,7 @@ class OneShotPruning(pl.Callback):
         pruned, self.report = prune(model, example, **vars(self.request), absorb=self.absorb)
         if self.recalibrate:
             recalibrate(pruned, _training_images(trainer, self.recalibrate))
-        pl_module.replace_model(pruned, self.report.structure)
+        pl_module.replace_model(pruned)
 
 
 def _training_images(trainer: pl.Trainer, batches: int) -> Any:

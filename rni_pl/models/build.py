@@ -88,7 +88,7 @@ def build(spec: ModelSpec) -> nn.Module:
         arguments.setdefault("num_classes", spec.num_classes)
     try:
         model = builder(**arguments)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # whatever a user's own network may raise
         raise ConfigError(
             f"arch={spec.arch['_target_']} with {arguments}: {_line(error)}"
         ) from error
@@ -101,7 +101,7 @@ def build(spec: ModelSpec) -> nn.Module:
             raise ConfigError(f"arch={spec.arch_name}: {_line(error)}") from error
     try:
         model = resize(model, spec.structure)
-    except (PruningError, RuntimeError) as error:
+    except (PruningError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"the pruned sizes do not fit {spec.arch_name}: {_line(error)}"
         ) from error
@@ -116,7 +116,7 @@ def check_output(model: nn.Module, spec: ModelSpec) -> None:
     try:
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *spec.image_shape, device=device))
-    except RuntimeError as error:
+    except Exception as error:  # whatever a user's own network may raise
         raise ConfigError(
             f"arch={name} cannot take images of shape {spec.image_shape}: {_line(error)}"
         ) from error

@@ -18,9 +18,9 @@ def macs(model: nn.Module, image_shape: Sequence[int]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, *image_shape, device=device))
+        model.eval()(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
     for module, training in modes.items():
         module.training = training
     return counter.get_total_flops() // 2

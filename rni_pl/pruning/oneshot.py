@@ -1,6 +1,6 @@
 """One-shot pruning: trace, score, select, check, remove."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -24,7 +24,6 @@ class PruningReport:
         skipped: norm layer that was left whole -> the reason.
         widths: norm layer in `kept` -> its number of channels before.
         absorbed: what became of the constants that removed channels emit; None: nothing was done.
-        structure: sizes of the changed layers, for `rni_pl.pruning.surgery.resize`.
     """
 
     ratio: float | str
@@ -34,7 +33,6 @@ class PruningReport:
     skipped: dict[str, str]
     widths: dict[str, int]
     absorbed: Absorbed | None
-    structure: surgery.Structure = field(repr=False)
 
     @property
     def channels_dense(self) -> int:
@@ -85,9 +83,9 @@ def prune(
     inputs = graphs.as_tuple(example_inputs)
     graph = graphs.trace(model, inputs)
     plan = make_plan(model, graph, request, inputs[0].shape)
-    pruned, structure = surgery.remove(model, graph, plan.keep)
+    pruned = surgery.remove(model, graph, plan.keep)
     absorbed = absorb_constants(model, pruned, graph, plan.keep, inputs) if absorb else None
-    return pruned, _report(model, graph, plan, request, absorbed, structure)
+    return pruned, _report(model, graph, plan, request, absorbed)
 
 
 def _report(
@@ -96,7 +94,6 @@ def _report(
     plan: Plan,
     request: Request,
     absorbed: Absorbed | None,
-    structure: surgery.Structure,
 ) -> PruningReport:
     kept, skipped, widths = {}, {}, {}
     for name in graph.scaled:
@@ -111,5 +108,5 @@ def _report(
         if name not in reached:
             skipped[name] = "is not reached by the forward pass"
     return PruningReport(
-        request.ratio, request.scope, request.target, kept, skipped, widths, absorbed, structure
+        request.ratio, request.scope, request.target, kept, skipped, widths, absorbed
     )

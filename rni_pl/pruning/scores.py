@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl import norm
+from rni_pl.errors import PruningError
 from rni_pl.pruning.graph import ChannelGraph
 
 
@@ -34,11 +35,18 @@ def channel_scores(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
 
     ``sigmoid(gamma)`` for SigBN (arXiv 2204.06404), ``abs(gamma)`` for BatchNorm. Each of shape
     (C,), float64, on the CPU.
+
+    Raises:
+        PruningError: a scale is NaN or infinite.
     """
-    return {
+    scores = {
         name: norm.scale(model.get_submodule(name)).detach().abs().double().cpu()  # type: ignore[arg-type]
         for name in names
     }
+    for name, values in scores.items():
+        if not bool(torch.isfinite(values).all()):
+            raise PruningError(f"the scales of {name} are not finite: the network has diverged")
+    return scores
 
 
 def candidates(graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor) -> Candidates:

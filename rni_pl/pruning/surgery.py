@@ -15,28 +15,51 @@ from rni_pl.pruning.graph import ChannelGraph, LayerChannels
 Structure = dict[str, dict[str, Any]]
 
 
-def remove(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> tuple[nn.Module, Structure]:
+# What may be in a structure: the sizes of each kind of layer that channels can be removed from.
+SIZES: dict[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv2d: ("in_channels", "out_channels", "groups"),
+    nn.Linear: ("in_features", "out_features"),
+    nn.modules.batchnorm._BatchNorm: ("num_features",),
+    nn.PReLU: ("num_parameters",),
+    nn.ConstantPad3d: ("padding",),
+}
+
+
+def structure_of(model: nn.Module) -> Structure:
+    """The present sizes of every layer of `SIZES`, for `resize`."""
+    return {
+        name: {key: _plain(getattr(module, key)) for key in keys}
+        for name, module in model.named_modules()
+        for kind, keys in SIZES.items()
+        if isinstance(module, kind)
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def remove(model: nn.Module, graph: ChannelGraph, keep: Tensor) -> nn.Module:
     """Copy `model` without the units that `keep` (bool, shape (graph.size,)) leaves out.
 
-    Returns the smaller copy, on the same device and in the same mode, and the sizes of the layers
-    that changed, for `resize`. The model given is not touched.
+    The smaller copy is on the same device and in the same mode; the model given is not touched.
     """
     slices: dict[int, Any] = {}
-    structure: Structure = {}
+    changed: Structure = {}
     for name, layer in graph.layers.items():
         if bool(keep[layer.outputs].all()) and (
             layer.inputs is None or bool(keep[layer.inputs].all())
         ):
             continue
         module = model.get_submodule(name)
-        structure[name] = sizes(module, layer, keep)
+        changed[name] = sizes(module, layer, keep)
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             slices[id(tensor)] = _sliced(module, tensor, layer, keep)
     # deepcopy takes what is in its memo for copied: large weights are sliced, never copied whole.
     smaller = copy.deepcopy(model, slices)
-    for name, values in structure.items():
+    for name, values in changed.items():
         _set_sizes(smaller.get_submodule(name), values)
-    return smaller, structure
+    return smaller
 
 
 def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.Module:
@@ -50,15 +73,28 @@ def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.M
             module = model.get_submodule(name)
         except AttributeError as error:
             raise PruningError(f"the network has no layer {name!r}") from error
-        if not all(hasattr(module, key) for key in values):
-            raise PruningError(
-                f"layer {name!r} ({type(module).__name__}) has no sizes {list(values)}"
-            )
+        _check_sizes(name, module, values)
         _set_sizes(module, dict(values))
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and tensor.ndim:
                 tensor.data = tensor.data.new_empty(_shape(module, key, tensor))
     return model
+
+
+def _check_sizes(name: str, module: nn.Module, values: Any) -> None:
+    """Structures come from checkpoints, too: only sizes are set, on layers that have them."""
+    allowed = [keys for kind, keys in SIZES.items() if isinstance(module, kind)]
+    if not isinstance(values, Mapping) or not allowed or not values.keys() <= set(allowed[0]):
+        raise PruningError(f"layer {name!r} ({type(module).__name__}) has no sizes {values!r}")
+    for key, value in values.items():
+        numbers = value if key == "padding" else [value]
+        like = len(module.padding) if key == "padding" else 1  # type: ignore[arg-type]
+        if (
+            not isinstance(numbers, list | tuple)
+            or len(numbers) != like
+            or not all(type(n) is int and 0 <= n <= 2**20 for n in numbers)
+        ):
+            raise PruningError(f"layer {name!r} cannot have {key}={value!r}")
 
 
 def sizes(module: nn.Module, layer: LayerChannels, keep: Tensor) -> dict[str, Any]:

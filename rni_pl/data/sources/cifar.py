@@ -36,9 +36,13 @@ def _load(dataset: Any, root: str) -> Images:
 
 
 def _download(dataset: Any, root: str) -> None:
+    folder = Path(root)
+    new = not folder.exists()
     try:
         dataset(root, train=True, download=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
+        if new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{dataset.__name__} is not in data.root={root} and cannot be downloaded ({reason}): "

@@ -1,0 +1,53 @@
+"""Stopping a run whose loss is no number any more."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from rni_pl.errors import DivergenceError
+
+
+class StopOnDivergence(pl.Callback):
+    """Raises `DivergenceError` once the training loss is NaN or infinite.
+
+    Notes the first such step on the device and looks every `every_n_steps`, and before anything
+    is validated or saved, so that no step waits for the device.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self._first: Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Note a loss that is not finite."""
+        loss = outputs["loss"].detach()
+        if self._first is None:
+            self._first = torch.full((), torch.inf, device=loss.device)
+        step = torch.where(torch.isfinite(loss), torch.inf, float(trainer.global_step))
+        self._first = torch.minimum(self._first, step)
+        if trainer.global_step % self.every_n_steps == 0:
+            self._look(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look before checkpoints are written."""
+        self._look(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look a last time."""
+        self._look(trainer)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        if self._first is None:
+            return
+        first = trainer.strategy.reduce(self._first, reduce_op=torch.distributed.ReduceOp.MIN)  # type: ignore[arg-type]
+        if not torch.isfinite(first):
+            return
+        rates = ", ".join(f"{group['lr']:g}" for group in trainer.optimizers[0].param_groups)
+        raise DivergenceError(
+            f"the loss is not finite since step {int(first)} (learning rates now: {rates}); "
+            "the last good checkpoint is kept"
+        )
