@@ -49,26 +49,31 @@ def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
         CheckpointError: see `load_model`.
     """
     file = locate(path)
-    checkpoint = _load(file)
+    checkpoint = read_plain(file)
     check(checkpoint, file, allow)
     return checkpoint
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The network's weights in a checkpoint of ours, without the description of the network."""
-    return _weights(_load(locate(path))["state_dict"])
+    return _weights(read_plain(locate(path))["state_dict"])
 
 
-def _load(file: Path) -> Any:
+def read_plain(file: Path, key: str = "checkpoint") -> Any:
+    """What `torch.load` finds in a file of plain data; `key` is what messages call it.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds more than plain data.
+    """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"checkpoint={file} is damaged, or holds more than plain data and was refused"
+            f"{key}={file} is damaged, or holds more than plain data and was refused"
         ) from error
     except Exception as error:  # damaged bytes make torch raise whatever they meet first
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"checkpoint={file} cannot be read: {reason}") from error
+        raise CheckpointError(f"{key}={file} cannot be read: {reason}") from error
 
 
 def _weights(state: dict[str, Any]) -> dict[str, Any]:

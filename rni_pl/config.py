@@ -162,6 +162,7 @@ RULES: dict[str, Rule] = {
     ),
     "checkpoint": TEXT,
     "resume": TEXT,
+    "init": TEXT,
     "allow": Rule(
         "a list of dotted names",
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
@@ -176,6 +177,7 @@ RULES: dict[str, Rule] = {
     "prune.min_channels": _integer_from(1),
 }
 MAY_BE_NULL = {
+    "init",
     "trainer.limit_train_batches",
     "trainer.limit_val_batches",
     "trainer.limit_test_batches",

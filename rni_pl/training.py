@@ -1,10 +1,14 @@
 """Stage 1: sparsity training."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
 
 from rni_pl import runs
 from rni_pl.callbacks import History, SparsityRegulariser
@@ -18,6 +22,7 @@ from rni_pl.outcome import Outcome
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.cost import macs, parameter_count
 from rni_pl.resume import last_checkpoint
+from rni_pl.warmstart import load_state, read_state, to_sigbn
 
 
 def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcome:
@@ -56,6 +61,17 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     return Outcome(runs.finished(classifier), history.record, summary)
 
 
+def _warm(spec: ModelSpec, path: str) -> nn.Module:
+    """A network with trained weights; its scales are carried over where the method wants SigBN."""
+    model = build(replace(spec, norm="bn"))
+    load_state(model, read_state(path), path)
+    if spec.norm == "bn":
+        return model
+    model, carried = to_sigbn(model, torch.zeros(1, *spec.image_shape))
+    rank_zero_warn(f"init={path}: {carried.describe()}")
+    return model.train()
+
+
 def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser) -> Classifier:
     """A freshly initialised network for the data at hand, as the method wants its norm layers."""
     arch = plain(config.arch)
@@ -71,7 +87,7 @@ def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser
         mean=list(data.mean),
         std=list(data.std),
     )
-    model = build(spec)
+    model = build(spec) if config.init is None else _warm(spec, config.init)
     check_output(model, spec)
     if not any(scaled_norms(model)):
         raise ConfigError(f"arch={spec.arch_name} has no BatchNorm2d whose scales could be ranked")

@@ -102,19 +102,9 @@ def _fold(pruned: nn.Module, graph: ChannelGraph, name: str, constant: Tensor) -
     if isinstance(layer.bias, Tensor):
         layer.bias += constant
         return None
-    behind = _norm_behind(graph, name)
+    behind = graph.norm_behind(name)
     mean = None if behind is None else pruned.get_submodule(behind).running_mean
     if not isinstance(mean, Tensor):
         return "it has neither a bias nor a BatchNorm right behind it"
     mean -= constant
     return None
-
-
-def _norm_behind(graph: ChannelGraph, name: str) -> str | None:
-    """The BatchNorm that alone reads the output of a layer that is called once."""
-    assert graph.flow is not None
-    calls = [node for node in graph.flow.module.graph.nodes if node.target == name]  # type: ignore[union-attr]
-    if len(calls) != 1 or len(calls[0].users) != 1:
-        return None
-    (user,) = calls[0].users
-    return str(user.target) if user.op == "call_module" and user.target in graph.scaled else None

@@ -209,6 +209,12 @@ class Flow(fx.Interpreter):
         """The present operation, as a user knows it."""
         return describe(self.node)
 
+    def units_at(self, nodes: list[fx.Node]) -> Tensor:
+        """The units that some operations read or make."""
+        assert self.unit_of is not None
+        around = {m for node in nodes for m in (node, *node.all_input_nodes)}
+        return self.unit_of[_numbers([self._results[node] for node in around]).abs()].unique()
+
     # Checks of the replay.
 
     def _fitting(

@@ -10,6 +10,7 @@ Number 0 stands for whatever cannot be removed. A number is negative until a Bat
 the channel: a layer that reads it then would see more than the scale, so the channel has to stay.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,34 @@ class ChannelGraph:
         """
         assert self.flow is not None
         return self.flow.replay(keep)
+
+    def nodes(self, layer: str) -> list[fx.Node]:
+        """The calls of a layer in the traced graph."""
+        assert self.flow is not None
+        return [n for n in self.flow.graph.nodes if n.op == "call_module" and n.target == layer]
+
+    def maker_of(self, norm: str) -> str | None:
+        """The convolution right in front of a norm layer, where nothing else reads it."""
+        calls = self.nodes(norm)
+        before = calls[0].all_input_nodes[0] if len(calls) == 1 else None
+        if before is None or before.op != "call_module" or len(before.users) != 1:
+            return None
+        name = str(before.target)
+        makes = name in self.layers and self.layers[name].inputs is not None
+        return name if makes and len(self.nodes(name)) == 1 else None
+
+    def norm_behind(self, layer: str) -> str | None:
+        """The norm layer that alone reads the output of a layer that is called once."""
+        calls = self.nodes(layer)
+        users = list(calls[0].users) if len(calls) == 1 else []
+        if len(users) == 1 and users[0].op == "call_module" and users[0].target in self.scaled:
+            return str(users[0].target)
+        return None
+
+    def units_through(self, wanted: Callable[[fx.Node], bool]) -> Tensor:
+        """Units that an operation for which `wanted` holds reads or makes."""
+        assert self.flow is not None
+        return self.flow.units_at([n for n in self.flow.graph.nodes if wanted(n)])
 
 
 def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:

@@ -1,0 +1,104 @@
+"""Starting from trained weights: names, shapes, and the function carried over into SigBN."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from conftest import SHORT
+from test_pruning import difference, randomise
+from torch import nn
+
+import rni_pl
+from rni_pl import models
+from rni_pl.errors import CheckpointError
+from rni_pl.norm import norm_kind
+from rni_pl.warmstart import load_state, read_state, to_sigbn
+
+
+def saved(tmp_path: Path, state: dict, wrap: bool = False, prefix: str = "") -> Path:
+    state = OrderedDict((f"{prefix}{key}", value) for key, value in state.items())
+    path = tmp_path / "weights.th"
+    torch.save({"state_dict": state, "best_prec1": 91.7} if wrap else state, path)
+    return path
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize("head", ["fc", "linear"])
+def test_names_of_others(tmp_path: Path, wrap: bool, prefix: str, head: str) -> None:
+    trained = randomise(models.resnet20())
+    state = {key.replace("fc.", f"{head}."): value for key, value in trained.state_dict().items()}
+    model = models.resnet20()
+    path = saved(tmp_path, state, wrap, prefix)
+    load_state(model, read_state(path), path)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model.eval()(x), trained.eval()(x))
+
+
+def test_old_files_without_batch_counters(tmp_path: Path) -> None:
+    state = {k: v for k, v in models.resnet20().state_dict().items() if "num_batches" not in k}
+    load_state(models.resnet20(), read_state(saved(tmp_path, state)), "x")
+
+
+@pytest.mark.parametrize("fault", ["missing", "foreign", "other shape", "other layer", "code"])
+def test_what_does_not_fit_is_refused(tmp_path: Path, fault: str) -> None:
+    state = dict(models.resnet20(num_classes=7 if fault == "other shape" else 10).state_dict())
+    path = saved(tmp_path, state)
+    if fault == "missing":
+        path.unlink()
+    elif fault == "foreign":
+        torch.save({"epoch": 3}, path)
+    elif fault == "other layer":
+        state["layer9.weight"] = state.pop("layer3.0.conv1.weight")
+        path = saved(tmp_path, state)
+    elif fault == "code":
+        torch.save(nn.Linear(2, 2), path)
+    with pytest.raises(CheckpointError, match="init="):
+        load_state(models.resnet20(), read_state(path), path)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg16", "resnet18", "shufflenet_v2_x1_0"])
+def test_sigbn_computes_what_batchnorm_did(name: str) -> None:
+    ours = getattr(models, name, None)
+    model = randomise(ours() if ours else getattr(torchvision.models, name)(num_classes=10)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    start, carried = to_sigbn(model, x[:1])
+    assert norm_kind(start) == "sigbn"
+    assert norm_kind(model) == "bn", "the given model was changed"
+    assert (carried.clamped, carried.lost) == (0, 0)
+    assert carried.above > 0.1 * carried.channels
+    with torch.no_grad():
+        assert difference(start.double()(x.double()), model.double()(x.double())) < 1e-5
+
+
+def test_what_cannot_be_carried_over_is_counted() -> None:
+    model = randomise(torchvision.models.mobilenet_v2(num_classes=10)).eval()
+    _, carried = to_sigbn(model, torch.zeros(1, 3, 32, 32))
+    assert 0 < carried.clamped < carried.above  # ReLU6 caps what a factor would change
+
+
+@pytest.mark.parametrize("method", ["rni", "l1"])
+def test_init_starts_training_there(command: Callable, tmp_path: Path, method: str) -> None:
+    trained = randomise(models.resnet20()).eval()
+    path = saved(tmp_path, trained.state_dict(), wrap=True, prefix="module.")
+    frozen = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.limit_train_batches=1")
+    with pytest.warns(UserWarning, match="688 BatchNorm channels") if method == "rni" else warm():
+        finished = command(
+            "train", "data=digits", "arch=resnet20", f"method={method}", f"init={path}", *SHORT,
+            *frozen, "hydra.run.dir=run",
+        )  # fmt: skip
+    assert finished.status == 0, finished.err
+    started = rni_pl.load_model("run")
+    last = started.layer3[2].conv2.weight / trained.layer3[2].conv2.weight
+    assert last.isfinite().all()
+    assert last[0, 0].std() < 1e-5
+    assert norm_kind(started) == ("sigbn" if method == "rni" else "bn")
+
+
+def warm():
+    import contextlib
+
+    return contextlib.nullcontext()
