@@ -1,6 +1,7 @@
 """Reading checkpoints: what may be in one, and the network it holds."""
 
 import pickle
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,14 @@ def read_plain(file: Path, key: str = "checkpoint") -> Any:
         CheckpointError: the file is damaged, or holds more than plain data.
     """
     try:
+        if zipfile.is_zipfile(file):  # torch itself does not compare checksums
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise CheckpointError(f"{key}={file} is damaged: wrong checksum of {damaged}")
         return torch.load(file, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{key}={file} is damaged, or holds more than plain data and was refused"

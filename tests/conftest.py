@@ -11,6 +11,10 @@ import torch
 
 from rni_pl import cli
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker a core, and its subprocesses likewise
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # A run in a second or two: a few small batches of digits, nothing drawn on the screen.
