@@ -17,6 +17,8 @@ from rni_pl.models.build import ModelSpec, build
 from rni_pl.pruning.surgery import structure_of
 from rni_pl.recipe import Recipe
 
+AUXILIARY = 0.3  # weight of an auxiliary head's loss (GoogLeNet: Szegedy et al. 2015, section 5)
+
 
 class Classifier(pl.LightningModule):
     """A classification network under training.
@@ -67,10 +69,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Cross-entropy of one batch."""
         images, labels = batch
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels)
-        self._update("train", loss, logits, labels)
-        return loss
+        output = self(images)
+        if isinstance(output, Tensor):
+            output = (output,)
+        # In training mode some networks put auxiliary heads beside the logits.
+        losses = [F.cross_entropy(logits, labels) for logits in output if logits is not None]
+        self._update("train", losses[0], output[0], labels)
+        return losses[0] + AUXILIARY * sum(losses[1:])
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Metrics of the validation set; of the test set, if a second loader watches it."""

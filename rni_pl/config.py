@@ -138,6 +138,7 @@ RULES: dict[str, Rule] = {
     "data.mean": Rule("three numbers", _triple),
     "data.std": Rule("three numbers > 0", lambda v: _triple(v) and min(v) > 0),
     "data.image_size": _integer_from(1, 8192),
+    "data.workers": _integer_from(0, 1024),
     "data.seed": _integer_from(0),
     "data.split_seed": _integer_from(0),
     "optimizer.lr": POSITIVE,

@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_warn
 
 from rni_pl import config, runs
 from rni_pl.callbacks import History, OneShotPruning
@@ -15,7 +16,7 @@ from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
-from rni_pl.pruning import PruningReport, prune
+from rni_pl.pruning import PruningReport, budget, prune
 from rni_pl.pruning.cost import macs, parameter_count
 from rni_pl.resume import last_checkpoint
 
@@ -76,9 +77,23 @@ def _prune(
     pruned = figures(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
     summary = summarise(classifier.spec, pruning.report, dense, pruned)
+    _warn_if_missed(summary)
     if trainer.is_global_zero:
         runs.write_json(summary, run_dir / BEFORE)
     return summary
+
+
+def _warn_if_missed(summary: dict[str, Any]) -> None:
+    """Say so where the network does not allow the share that was asked for."""
+    if summary["ratio"] == "auto":
+        return
+    target = summary["target"]
+    removed = 1 - summary[f"{target}_pruned"] / summary[f"{target}_dense"]
+    if abs(removed - summary["ratio"]) > budget.TOLERANCE:
+        rank_zero_warn(
+            f"prune.ratio={summary['ratio']} of {target} was asked for, {removed:.3f} is removed: "
+            "the floors (prune.min_channels, prune.round_to) or the network allow no closer"
+        )
 
 
 def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:

@@ -1,6 +1,7 @@
 """Data sets: images in memory, augmented on the device as whole batches."""
 
 from rni_pl.data.augment import Augment
+from rni_pl.data.folder import FolderData
 from rni_pl.data.images import Images, Split
 from rni_pl.data.loader import BatchLoader
 from rni_pl.data.module import ImageData
@@ -11,6 +12,7 @@ from rni_pl.data.sources.image_folder import image_folder
 __all__ = [
     "Augment",
     "BatchLoader",
+    "FolderData",
     "ImageData",
     "Images",
     "Split",

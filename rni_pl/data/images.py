@@ -59,17 +59,23 @@ def channel_statistics(split: Split) -> tuple[list[float], list[float]]:
     return means, stds
 
 
-def train_val_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Set `fraction` of the images aside, drawn with `seed`: the rest, and those.
+def split_indices(count: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Set `fraction` of `count` images aside, drawn with `seed`: indices of the rest, and of those.
 
     Raises:
         DataError: one of the two would be empty.
     """
-    aside = round(fraction * len(split))
-    if not 0 < aside < len(split):
+    aside = round(fraction * count)
+    if not 0 < aside < count:
         raise DataError(
-            f"data.val_fraction={fraction} of {len(split)} training images leaves nothing to "
+            f"data.val_fraction={fraction} of {count} training images leaves nothing to "
             + ("validate on" if aside == 0 else "train on")
         )
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
-    return split.take(order[aside:].sort().values), split.take(order[:aside].sort().values)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[aside:].sort().values, order[:aside].sort().values
+
+
+def train_val_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Set `fraction` of the images aside, see `split_indices`: the rest, and those."""
+    kept, aside = split_indices(len(split), fraction, seed)
+    return split.take(kept), split.take(aside)

@@ -28,7 +28,7 @@ def image_folder(root: str, image_size: int | None = None) -> Images:
         DataError: a folder is missing or empty, `test` has a class that `train` lacks, a file
             is no image, or sizes differ.
     """
-    train, test = _listing(Path(root) / "train"), _listing(Path(root) / "test")
+    train, test = list_images(Path(root) / "train"), list_images(Path(root) / "test")
     classes = sorted(train)
     unknown = sorted(set(test) - set(train))
     if unknown:
@@ -39,8 +39,12 @@ def image_folder(root: str, image_size: int | None = None) -> Images:
     return Images(splits[0], splits[1], classes)
 
 
-def _listing(folder: Path) -> dict[str, list[Path]]:
-    """Image files by class."""
+def list_images(folder: Path) -> dict[str, list[Path]]:
+    """Image files by class.
+
+    Raises:
+        DataError: the folder is missing, or it or a class is empty.
+    """
     if not folder.is_dir():
         raise DataError(f"image folder {folder} does not exist; needed: {folder}/CLASS/*")
     found = {

@@ -1,0 +1,90 @@
+"""The ImageNet row, end to end on a small folder in ImageNet's layout."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rni_pl
+from rni_pl.config import compose_config
+from rni_pl.data import FolderData
+from rni_pl.errors import DataError
+
+TINY = (
+    "data.root=imagenet",
+    "data.image_size=32",
+    "data.batch_size=8",
+    "data.workers=0",
+    "data.val_fraction=0.2",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=2",
+    "trainer.enable_model_summary=false",
+)
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path) -> Path:
+    """Four classes with photographs of different sizes, as JPEG."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 10), ("val", 3)):
+        for name in ("n01440764", "n01443537", "n01484850", "n01491361"):
+            folder = tmp_path / "imagenet" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                height, width = random.integers(40, 90, 2)
+                pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.JPEG")
+    return tmp_path / "imagenet"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "method"),
+    [("resnet50", "rni"), ("resnet50", "l1"), ("resnet50", "ucs"), ("vgg16_bn", "rni")],
+)
+def test_train_and_prune(command: Callable, imagenet: Path, arch: str, method: str) -> None:
+    small = f"+arch.{'width_per_group=8' if arch == 'resnet50' else 'dropout=0.1'}"
+    experiment = (f"experiment=imagenet_{arch}", f"method={method}", small)
+    finished = command("train", *experiment, *TINY, "hydra.run.dir=run")
+    assert finished.status == 0, finished.err
+    ratio = ("prune.ratio=0.5", "prune.recalibrate=1", "hydra.run.dir=small")
+    finished = command("prune", "checkpoint=run", *TINY[4:], *ratio)
+    assert finished.status == 0, finished.err
+    found = json.loads(Path("small/summary.json").read_text())
+    assert (found["dataset"], found["arch"], found["method"]) == ("imagenet", arch, method)
+    assert found["params_pruned"] < found["params_dense"]
+    assert rni_pl.load_model("small")(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
+
+
+def test_sizes_and_values(imagenet: Path) -> None:
+    data = FolderData("imagenet", str(imagenet), 8, image_size=32, workers=0, val_fraction=0.2)
+    data.setup()
+    assert (len(data.train), len(data.val), len(data.test)) == (32, 8, 12)
+    assert data.classes == ["n01440764", "n01443537", "n01484850", "n01491361"]
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape == (8, 3, 32, 32)
+    assert labels.unique().numel() > 1
+    assert -3 < images.min() < -1 < 1 < images.max() < 3
+    first, again = (list(data.calibration_batches(2)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    centre = data.test[0][0]
+    assert torch.equal(centre, data.test[0][0]), "evaluation is not random"
+
+
+def test_faults_are_named(imagenet: Path) -> None:
+    (imagenet / "val" / "n99999999").mkdir()
+    Image.new("RGB", (9, 9)).save(imagenet / "val" / "n99999999" / "x.png")
+    with pytest.raises(DataError, match="n99999999"):
+        FolderData("imagenet", str(imagenet)).setup()
+    with pytest.raises(DataError, match="does not exist"):
+        FolderData("imagenet", "nowhere").setup()
+
+
+def test_values_for_vgg_follow_the_method() -> None:
+    config = compose_config("train", ["experiment=imagenet_vgg16_bn", "method=rni"])
+    assert (config.method.reg_weight, config.method.shift) == (1e-3, 3)
+    assert config.trainer.max_epochs == 90
