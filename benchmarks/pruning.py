@@ -2,8 +2,8 @@
 
     pip install -e ".[bench]" && python benchmarks/pruning.py [NETWORK ...] [--repeats 5]
 
-Each network is pruned at ratio 0.5, globally, with the channels that residual additions tie (as
-Torch-Pruning does); the two engines take turns, and the fastest of the repeats counts. Torch-Pruning
+Each network is pruned at ratio 0.5, globally, with the channels that residual additions tie, as
+Torch-Pruning does; the two engines take turns, and the fastest of the repeats counts. Torch-Pruning
 changes a copy that is made before its clock starts; ours makes its copy within. Prints a Markdown
 table: seconds, their ratio, parameters and MACs after, and whether each result still runs.
 """
