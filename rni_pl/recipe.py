@@ -40,6 +40,7 @@ class Recipe:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
+            fused=True,  # one pass over all parameters, on CPU and GPU alike
         )
 
     def schedule(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import checkpoint
+from rni_pl import checkpoint, hardware
 from rni_pl.callbacks import BestCheckpoint, LastCheckpoint, StopOnDivergence
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
@@ -73,6 +73,13 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     terminal = sys.stderr.isatty() and sys.stdout.isatty()
     arguments = plain(config.trainer)
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and terminal
+    arguments["precision"] = hardware.choose_precision(
+        arguments["precision"], arguments["accelerator"]
+    )
+    arguments["benchmark"] = hardware.search_kernels(
+        arguments["benchmark"], arguments["deterministic"]
+    )
+    hardware.keep_freed_memory()
     if arguments["enable_progress_bar"]:
         callbacks = [*callbacks, RichProgressBar()]
     if arguments["enable_model_summary"]:
