@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
+from rni_pl import sharing
 from rni_pl.errors import RniError
 
 
@@ -49,7 +50,8 @@ def _command(name: str) -> None:
         version_base="1.3", config_path=configuration.config_dir(), config_name=name
     )
     try:
-        decorate(task)()
+        with sharing.between_jobs():
+            decorate(task)()
     except (HydraException, OmegaConfBaseException, OSError) as error:
         _say(error)
         sys.exit(2)

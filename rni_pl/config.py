@@ -127,6 +127,7 @@ LIMIT = Rule("a number > 0, or null", lambda v: v is None or (_number(v) and v >
 # Every value that can be judged without the data or the network at hand.
 RULES: dict[str, Rule] = {
     "seed": _integer_from(0),
+    "compile": FLAG,
     "method.reg_weight": NOT_NEGATIVE,
     "method.shift": Rule("a finite number", _number),
     "data.root": TEXT,

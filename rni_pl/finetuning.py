@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
 
-from rni_pl import config, runs
+from rni_pl import checkpoint, config, runs
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
@@ -19,9 +19,12 @@ from rni_pl.outcome import Outcome
 from rni_pl.pruning import PruningReport, budget, prune
 from rni_pl.pruning.cost import macs, parameter_count
 from rni_pl.resume import last_checkpoint
+from rni_pl.sharing import shared
 
 # The summary of a pruning run as far as it is known before fine-tuning.
 BEFORE = "before_finetuning.json"
+# What `cfg.checkpoint` says of a network that was given in Python.
+GIVEN = "given"
 
 
 def prune_and_finetune(
@@ -48,7 +51,7 @@ def prune_and_finetune(
         summary = _prune(cfg, trainer, classifier, data, run_dir)
     else:
         summary = runs.read_json(run_dir / BEFORE)
-    runs.fit(trainer, classifier, data, last)
+    runs.fit(trainer, classifier, data, last, cfg.compile)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
     summary.update(best_epoch=record.best_epoch, epochs=trainer.current_epoch)
@@ -72,7 +75,7 @@ def _prune(
     if trainer.is_global_zero:
         cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
         runs.start(cfg, run_dir)
-    dense = figures(classifier, runs.test(trainer, classifier, data))
+    dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = figures(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
@@ -81,6 +84,22 @@ def _prune(
     if trainer.is_global_zero:
         runs.write_json(summary, run_dir / BEFORE)
     return summary
+
+
+def _dense_accuracy(
+    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ImageData
+) -> float:
+    """Test accuracy before pruning; one measurement serves all jobs of a sweep."""
+
+    def measure() -> float:
+        return runs.test(trainer, classifier, data)
+
+    if cfg.checkpoint == GIVEN:  # a network from Python has no file to know it by
+        return measure()
+    file = checkpoint.locate(cfg.checkpoint)
+    settings = (config.plain(cfg.data), config.plain(cfg.trainer))
+    key = (str(file.resolve()), file.stat().st_mtime_ns, *settings)
+    return shared("dense accuracy", key, measure)
 
 
 def _warn_if_missed(summary: dict[str, Any]) -> None:

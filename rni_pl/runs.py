@@ -25,6 +25,7 @@ from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, RniError
 from rni_pl.norm import norm_kind
+from rni_pl.sharing import shared
 
 # What a run writes.
 RUN_FILES = ("config.yaml", "hparams.yaml", "*.json", "events.out.*", "checkpoints/*.ckpt")
@@ -49,8 +50,13 @@ def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
     node = config.data.copy()
     OmegaConf.set_struct(node, False)
     node.pop("choice", None)
-    data = make(node, "data")
+    data = shared("data", plain(node), lambda: _loaded(node))
     data.watch_test = watch_test
+    return data
+
+
+def _loaded(node: DictConfig) -> ImageData:
+    data = make(node, "data")
     data.prepare_data()
     data.setup("fit")
     return data
@@ -105,8 +111,16 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
-def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: Path | None) -> None:
-    """Train, then take the weights of the best epoch."""
+def fit(
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    data: ImageData,
+    resume: Path | None,
+    compiled: bool = False,
+) -> None:
+    """Train, through `torch.compile` if `compiled`, then take the weights of the best epoch."""
+    if compiled:
+        classifier.model.compile()
     if resume is not None:
         checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
     trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)

@@ -40,7 +40,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
     if trainer.is_global_zero:
         runs.start(config, run_dir)
-    runs.fit(trainer, classifier, data, last)
+    runs.fit(trainer, classifier, data, last, config.compile)
     test_acc = runs.test(trainer, classifier, data)
     spec = classifier.spec
     summary: dict[str, Any] = {
