@@ -112,6 +112,10 @@ def _integer_from(low: int, high: int = 2**31 - 1) -> Rule:
     return Rule(f"an integer from {low} to {high}", lambda v: _integer(v) and low <= v <= high)
 
 
+def _choice(*names: str) -> Rule:
+    return Rule(f"{', '.join(names[:-1])} or {names[-1]}", lambda v: v in names)
+
+
 def _triple(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(_number(v) for v in value)
 
@@ -148,6 +152,7 @@ RULES: dict[str, Rule] = {
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.sigbn_lr_factor": POSITIVE,
     "optimizer.decay": POSITIVE,
+    "optimizer.curve": _choice("steps", "cosine", "onecycle"),
     "optimizer.milestones": Rule(
         "a list of shares in [0, 1]",
         lambda v: isinstance(v, list) and all(_number(s) and 0 <= s <= 1 for s in v),
@@ -170,13 +175,15 @@ RULES: dict[str, Rule] = {
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
     ),
     "prune.ratio": Rule("0 <= ratio < 1, or auto", lambda v: v == "auto" or SHARE.holds(v)),
-    "prune.target": Rule("channels, params or macs", lambda v: v in ("channels", "params", "macs")),
+    "prune.target": _choice("channels", "params", "macs"),
     "prune.coupled": FLAG,
     "prune.round_to": _integer_from(1, 4096),
     "prune.absorb": FLAG,
     "prune.recalibrate": _integer_from(0),
-    "prune.scope": Rule("global or local", lambda v: v in ("global", "local")),
+    "prune.scope": _choice("global", "local"),
     "prune.min_channels": _integer_from(1),
+    "distill.weight": Rule("0 <= value <= 1", lambda v: _number(v) and 0 <= v <= 1),
+    "distill.temperature": POSITIVE,
 }
 MAY_BE_NULL = {
     "init",

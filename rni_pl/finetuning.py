@@ -1,5 +1,6 @@
 """Stages 2 and 3: one-shot pruning and fine-tuning."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
 
 from rni_pl import checkpoint, config, runs
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
+from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
@@ -47,6 +50,8 @@ def prune_and_finetune(
     pl.seed_everything(cfg.seed, verbose=False)
     history = History()
     trainer = runs.make_trainer(cfg, run_dir, [history])
+    if cfg.distill.weight:
+        classifier.objective = Distillation(_teacher(cfg, classifier, last), **cfg.distill)
     if last is None:
         summary = _prune(cfg, trainer, classifier, data, run_dir)
     else:
@@ -60,6 +65,13 @@ def prune_and_finetune(
         runs.write_json(summary, run_dir / "summary.json")
         print_table(summary)
     return Outcome(runs.finished(classifier), record, summary)
+
+
+def _teacher(cfg: DictConfig, classifier: Classifier, last: Path | None) -> nn.Module:
+    """The unpruned network: the one at hand, or, where a run goes on, that of its checkpoint."""
+    if last is None:
+        return copy.deepcopy(classifier.model)
+    return checkpoint.load_model(cfg.checkpoint, allow=list(cfg.allow))
 
 
 def _prune(

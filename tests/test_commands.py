@@ -375,7 +375,7 @@ def test_unknown_keys_do_not_compose() -> None:
 def test_help_lists_the_groups(tmp_path: Path) -> None:
     done = run_python(str(ROOT / "train.py"), "--help", cwd=tmp_path)
     assert done.status == 0
-    assert "method: l1, rni, ucs" in done.out
+    assert "method: l1, polarization, rni, ucs" in done.out
 
 
 @pytest.mark.slow
