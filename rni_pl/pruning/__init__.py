@@ -1,7 +1,8 @@
 """The pruning engine: trace the channel graph, score, select, remove.
 
-Plain PyTorch; reads in the order `graph` (with `flow`, `ops`, `numbering`), `scores`, `selection`
-(with `cost`, `budget`, `valley`), `plan`, `surgery`, `absorb`, `recalibrate`, `oneshot`.
+Plain PyTorch. Reads in the order `graph` (with `tracing`, `flow`, `ops`, `numbering`, `kinds`),
+`scores`, `selection` (with `cost`, `budget`, `valley`), `plan`, `surgery`, `absorb`, `recalibrate`,
+`oneshot`.
 """
 
 from rni_pl.pruning.oneshot import PruningReport, prune

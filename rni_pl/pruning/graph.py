@@ -10,7 +10,8 @@ Number 0 stands for whatever cannot be removed. A number is negative until a Bat
 the channel: a layer that reads it then would see more than the scale, so the channel has to stay.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,19 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from rni_pl.errors import PruningError
-from rni_pl.pruning import flow, ops
-
-
-@dataclass
-class LayerChannels:
-    """The channels that a layer reads and makes, as unit numbers.
-
-    `inputs` has one entry per input channel (or input feature of a linear layer), `outputs` one
-    per output channel. Layers that keep their channels (BatchNorm, PReLU) have `outputs` alone.
-    """
-
-    inputs: Tensor | None
-    outputs: Tensor
+from rni_pl.pruning import flow, tracing
+from rni_pl.pruning.numbering import LayerChannels
 
 
 @dataclass
@@ -39,7 +29,8 @@ class ChannelGraph:
 
     Unit 0 is everything that has to stay. `reasons` maps a unit to why it has to stay; `coupled`
     maps a unit tied by residual additions to the name of one such addition; `positions` gives
-    the number of output positions of a layer, for counting multiply-accumulates.
+    the number of output positions of a layer, for counting multiply-accumulates. `complete` says
+    whether every layer was seen: some may run in training alone.
     """
 
     layers: dict[str, LayerChannels]
@@ -48,6 +39,7 @@ class ChannelGraph:
     coupled: dict[int, str]
     size: int
     positions: dict[str, int] = field(default_factory=dict)
+    complete: bool = True
     flow: "flow.Flow | None" = field(default=None, repr=False)
 
     def unfit(self, keep: Tensor) -> tuple[Tensor, str] | None:
@@ -95,18 +87,28 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
         PruningError: `torch.fx` cannot trace the model, or the example does not fit it.
     """
     inputs = as_tuple(example_inputs)
-    modes = {module: module.training for module in model.modules()}
+    with in_mode(model, training=False):
+        traced = tracing.trace(model, inputs)
+        complete = not _unreached(model, traced)
+        if not complete:  # auxiliary heads, which exist in training alone
+            in_training = _trace_in_training(model, inputs)
+            traced, complete = in_training or traced, in_training is not None
+        channel_flow = flow.Flow(model, traced)
+        channel_flow.number()
+    return _resolve(channel_flow, complete)
+
+
+@contextmanager
+def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
+    """Have every module of `model` in training or in evaluation mode for a while."""
+    others = [module for module in model.modules() if module.training is not training]
+    for module in others:
+        module.training = training
     try:
-        graph_module = symbolic_trace(model.eval())
-        if _unreached(model, graph_module):  # auxiliary heads, which exist in training alone
-            graph_module = _trace_in_training(model) or graph_module
-        shapes = ShapeRecorder(graph_module).record(inputs)
-        channel_flow = flow.Flow(graph_module, shapes)
-        channel_flow.number(inputs)
+        yield
     finally:
-        for module, training in modes.items():
-            module.training = training
-    return _resolve(channel_flow)
+        for module in others:
+            module.training = not training
 
 
 def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
@@ -116,88 +118,53 @@ def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
     return (example_inputs,)
 
 
-class LeafTracer(fx.Tracer):
-    """Keeps every layer that the engine knows whole, subclasses defined elsewhere included."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether `m` is one operation of the graph."""
-        return ops.is_known(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-def symbolic_trace(model: nn.Module) -> fx.GraphModule:
-    """Trace `model` in its present mode; the graph module shares the model's layers."""
-    try:
-        return fx.GraphModule(model, LeafTracer().trace(model))
-    except Exception as error:  # any exception the user's forward may raise on a proxy
-        raise PruningError(
-            f"torch.fx cannot trace {type(model).__name__}: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def _trace_in_training(model: nn.Module) -> fx.GraphModule | None:
+def _trace_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> tracing.Traced | None:
     """The graph of the training mode, where it can be traced."""
     try:
-        return symbolic_trace(model.train())
+        with in_mode(model, training=True):
+            return tracing.trace(model, inputs)
     except PruningError:
         return None
-    finally:
-        model.eval()
 
 
-class ShapeRecorder(fx.Interpreter):
-    """Runs the network once and notes the shape of every result."""
-
-    def record(self, inputs: tuple[Tensor, ...]) -> dict[fx.Node, Any]:
-        """Shapes by node; tuples and dicts of tensors keep their structure."""
-        self.shapes: dict[fx.Node, Any] = {}
-        try:
-            with torch.no_grad():
-                self.run(*inputs)
-        except RuntimeError as error:
-            message = str(error).strip().splitlines()[0]
-            raise PruningError(
-                f"the network cannot run on the example inputs: {message}"
-            ) from error
-        return self.shapes
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one operation and note the shape of its result."""
-        result = super().run_node(n)
-        self.shapes[n] = flow.map_tensors(result, lambda tensor: tensor.shape)
-        return result
-
-
-def _unreached(model: nn.Module, graph_module: fx.GraphModule) -> bool:
+def _unreached(model: nn.Module, traced: tracing.Traced) -> bool:
     """Whether some layer with parameters is not part of the traced graph."""
-    called = tuple(str(node.target) for node in graph_module.graph.nodes if node.op != "output")
-    owners = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
-    return any(owner and not _within(owner, called) for owner in owners)
+    called = traced.layers
+    above = {name[:i] for name in called for i, c in enumerate(name) if c == "."}
+    for name, module in model.named_modules():
+        if module._parameters and name not in called | above:
+            ancestors = (name[:i] for i, c in enumerate(name) if c == ".")
+            if called.isdisjoint(ancestors):
+                return True
+    return False
 
 
-def _within(owner: str, called: tuple[str, ...]) -> bool:
-    return any(
-        f"{owner}.".startswith(f"{name}.") or name.startswith(f"{owner}.") for name in called
-    )
-
-
-def _resolve(channel_flow: "flow.Flow") -> ChannelGraph:
+def _resolve(channel_flow: "flow.Flow", complete: bool) -> ChannelGraph:
     """Replace channel numbers by units, numbered from 1 in the order in which they appear."""
     roots = channel_flow.ties.roots()
     unit_of_root, compact = torch.unique(roots, return_inverse=True)  # root 0 stays unit 0
     channel_flow.unit_of = compact
     layers = {
         name: LayerChannels(
-            None if record.inputs is None else compact[record.inputs.abs()],
-            compact[record.outputs.abs()],
+            None if record.inputs is None else compact[record.inputs], compact[record.outputs]
         )
         for name, record in channel_flow.layers.items()
     }
     return ChannelGraph(
         layers=layers,
         scaled=[name for name in channel_flow.scaled if name in layers],
-        reasons={int(compact[number]): why for number, why in reversed(channel_flow.reasons)},
-        coupled={int(compact[number]): why for number, why in reversed(channel_flow.coupled)},
+        reasons=_by_unit(channel_flow.reasons, compact),
+        coupled=_by_unit(channel_flow.coupled, compact),
         size=len(unit_of_root),
         positions=channel_flow.positions,
+        complete=complete,
         flow=channel_flow,
     )
+
+
+def _by_unit(noted: list[tuple[Tensor, str]], unit_of: Tensor) -> dict[int, str]:
+    """What was noted first about each unit."""
+    found: dict[int, str] = {}
+    for numbers, why in reversed(noted):
+        found.update(dict.fromkeys(unit_of[numbers].unique().tolist(), why))
+    return found

@@ -1,6 +1,11 @@
-"""Tensors that hold channel numbers in place of activations."""
+"""Tensors that hold channel numbers in place of activations.
 
-from collections.abc import Sequence
+They have the shape of the activations, but nearly all of their dimensions are expanded (stride 0):
+what is done to them is done to the few numbers that differ.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,13 +16,54 @@ class Unknown(Exception):
     """An operation whose effect on channels is not known."""
 
 
+@dataclass
+class LayerChannels:
+    """The channels that a layer reads and makes, as numbers.
+
+    `inputs` has one entry per input channel (or input feature of a linear layer), `outputs` one
+    per output channel. Layers that keep their channels (BatchNorm, PReLU) have `outputs` alone.
+    """
+
+    inputs: Tensor | None
+    outputs: Tensor
+
+
+class Ties:
+    """Which of the numbers 0 .. `size` - 1 belong together; number 0 is never tied."""
+
+    def __init__(self) -> None:
+        self.size = 1
+        self.pairs: list[Tensor] = []
+
+    def new(self, count: int) -> Tensor:
+        """`count` fresh numbers."""
+        self.size += count
+        return torch.arange(self.size - count, self.size)
+
+    def tie(self, pairs: Tensor) -> None:
+        """Let the two numbers of each column, shape (2, K), belong together."""
+        self.pairs.append(pairs)
+
+    def roots(self) -> Tensor:
+        """The smallest number that each number is tied to, shape (size,)."""
+        root = torch.arange(self.size)
+        pairs = torch.cat([torch.zeros(2, 1, dtype=torch.long), *self.pairs], 1)
+        while True:
+            low, high = root[pairs].sort(0).values
+            apart = low != high
+            if not bool(apart.any()):
+                return root
+            root.scatter_reduce_(0, high[apart], low[apart], "amin")
+            while not torch.equal(root, root[root]):
+                root = root[root]
+
+
 def channels(x: Tensor, dim: int) -> Tensor:
     """The channel numbers along `dim`, where they are the same along every other dimension."""
     dim %= x.ndim
-    for d in range(x.ndim):
-        if d != dim:
-            x = first(x, d)
-    return x.flatten()
+    if all(constant_along(x, d) for d in range(x.ndim) if d != dim):
+        return x[tuple(slice(None) if d == dim else 0 for d in range(x.ndim))]
+    raise Unknown("mixes channels with positions")
 
 
 def place(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:
@@ -49,20 +95,15 @@ def constant_along(x: Tensor, dim: int) -> bool:
     return bool((x == x.narrow(dim, 0, 1)).all())
 
 
-def collapse(x: Tensor) -> Tensor:
-    """`x` with every dimension along which it is constant cut to length 1."""
-    for d in range(x.ndim):
-        if x.size(d) > 1 and constant_along(x, d):
-            x = x.narrow(d, 0, 1)
-    return x
+def collapse(*tensors: Tensor, but: int | None = None) -> tuple[Tensor, ...]:
+    """Tensors with as many dimensions, cut to length 1 where all of them are constant.
 
-
-def collapse_both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Two tensors of one shape, cut where both are constant."""
-    for d in range(a.ndim):
-        if a.size(d) > 1 and constant_along(a, d) and constant_along(b, d):
-            a, b = a.narrow(d, 0, 1), b.narrow(d, 0, 1)
-    return a, b
+    Dimension `but` is left as it is.
+    """
+    for d in range(tensors[0].ndim):
+        if d != but and all(constant_along(x, d) for x in tensors):
+            tensors = tuple(x.narrow(d, 0, 1) if x.size(d) > 1 else x for x in tensors)
+    return tensors
 
 
 def first(x: Tensor, dim: int) -> Tensor:
@@ -72,17 +113,32 @@ def first(x: Tensor, dim: int) -> Tensor:
     return x.narrow(dim, 0, 1)
 
 
-def holds_tensors(values: Any) -> bool:
-    """Whether there is a tensor in nested values."""
+def off_zero(x: Tensor) -> Tensor:
+    """Channels that are not 0 where their scale is: what reads them sees more than the scale."""
+    return -collapse(x)[0].abs().expand_as(x)
+
+
+def join(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    """A concatenation."""
+    dim %= tensors[0].ndim
+    shape = list(tensors[0].shape)
+    shape[dim] = -1
+    return torch.cat(collapse(*tensors, but=dim), dim).expand(shape)
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Apply `function` to every tensor of nested tuples, lists and dicts."""
+    return fx.node.map_aggregate(value, lambda x: function(x) if isinstance(x, Tensor) else x)
+
+
+def tensors_in(values: Any) -> list[Tensor]:
+    """Every tensor of nested tuples, lists and dicts."""
     found: list[Tensor] = []
-    fx.node.map_aggregate(values, lambda x: found.append(x) if isinstance(x, Tensor) else None)
-    return bool(found)
+    map_tensors(values, found.append)
+    return found
 
 
-def unfolds(before: Tensor, after: Tensor) -> bool:
-    """Whether a view splits the channel dimension in two, as a channel shuffle does."""
-    return (
-        after.ndim == before.ndim + 1
-        and after.size(1) * after.size(2) == before.size(1)
-        and after.shape[3:] == before.shape[2:]
-    )
+def numbers_in(values: Any) -> Tensor:
+    """All distinct channel numbers in nested values, signs left out."""
+    found = [collapse(x)[0].flatten() for x in tensors_in(values)]
+    return torch.cat([torch.zeros(0, dtype=torch.long), *found]).abs().unique()

@@ -1,14 +1,18 @@
 """One-shot pruning: trace, score, select, check, remove."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from rni_pl import norm
+from rni_pl.errors import PruningError
 from rni_pl.pruning import graph as graphs
 from rni_pl.pruning import surgery
 from rni_pl.pruning.absorb import Absorbed, absorb_constants
+from rni_pl.pruning.numbering import map_tensors
 from rni_pl.pruning.plan import Plan, Request, make_plan, why_stays
 
 
@@ -83,9 +87,27 @@ def prune(
     inputs = graphs.as_tuple(example_inputs)
     graph = graphs.trace(model, inputs)
     plan = make_plan(model, graph, request, inputs[0].shape)
-    pruned = surgery.remove(model, graph, plan.keep)
+    pruned = surgery.remove(model, graph.layers, plan.keep)
+    if not graph.complete:
+        _check_training(model, pruned, inputs)
     absorbed = absorb_constants(model, pruned, graph, plan.keep, inputs) if absorb else None
     return pruned, _report(model, graph, plan, request, absorbed)
+
+
+def _check_training(model: nn.Module, pruned: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Raise where the pruned network cannot run in training mode, while the given one can."""
+    pairs = map_tensors(inputs, lambda x: torch.cat([x, x]))  # BatchNorm needs two images
+    for network in (model, pruned):
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                copy.deepcopy(network).train()(*pairs)
+        except Exception as error:  # whatever its forward pass may raise
+            if network is model:
+                return
+            raise PruningError(
+                f"{type(model).__name__} has layers that run in training alone and that torch.fx "
+                "cannot trace; they would not fit the pruned network"
+            ) from error
 
 
 def _report(

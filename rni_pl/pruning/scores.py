@@ -56,20 +56,21 @@ def candidates(graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor
     """
     total = torch.zeros(graph.size, dtype=torch.float64)
     channels = torch.zeros(graph.size, dtype=torch.long)
-    members: list[list[str]] = [[] for _ in range(graph.size)]
+    group = torch.zeros(graph.size, dtype=torch.long)
+    layers: list[tuple[str, ...]] = [()]  # of each group that was met on the way
     for name, values in scores.items():
         units = graph.layers[name].outputs
         total.index_add_(0, units, values)
         channels.index_add_(0, units, torch.ones_like(units))
-        for unit in units.unique().tolist():
-            members[unit].append(name)
+        before, place = group[units].unique(return_inverse=True)
+        group[units] = len(layers) + place
+        layers += [(*layers[g], name) for g in before.tolist()]
     units = (removable & (channels > 0)).nonzero().flatten()
-    layers = [tuple(members[unit]) for unit in units.tolist()]
-    index = {key: i for i, key in enumerate(dict.fromkeys(layers))}
+    index = {g: i for i, g in enumerate(dict.fromkeys(group[units].tolist()))}
     return Candidates(
         units=units,
         scores=total[units] / channels[units],
         channels=channels[units],
-        group=torch.tensor([index[key] for key in layers], dtype=torch.long),
-        layers=list(index),
+        group=torch.tensor([index[g] for g in group[units].tolist()], dtype=torch.long),
+        layers=[layers[g] for g in index],
     )

@@ -1,0 +1,103 @@
+"""The functions and layers that the engine knows, by name and by class."""
+
+from collections.abc import Iterable
+
+from torch import fx, nn
+
+from rni_pl.norm import SigmoidBatchNorm2d, SigmoidBatchNormAct2d
+from rni_pl.pruning.probe import keeps_channels_apart
+
+# Operations by the name of the function or method; in-place forms end in an underscore.
+ACTIVATIONS = {
+    "relu", "relu6", "hardtanh", "silu", "gelu", "hardswish", "hardsigmoid", "sigmoid", "tanh",
+    "leaky_relu", "elu", "selu", "celu", "mish", "softplus", "softsign", "logsigmoid", "clamp",
+    "clamp_min", "clamp_max", "dropout", "dropout1d", "dropout2d", "feature_dropout",
+    "alpha_dropout", "neg", "abs", "exp", "sqrt", "rsqrt", "square", "pow", "stochastic_depth",
+    "drop_path",
+}  # fmt: skip
+CASTS = {
+    "contiguous", "clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as",
+}  # fmt: skip
+POOLING = {
+    "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "lp_pool2d",
+    "interpolate", "upsample", "boolean_dispatch", "max_pool2d_with_indices",
+    "adaptive_max_pool2d_with_indices",
+}  # fmt: skip
+ADDITIONS = {"add", "iadd", "sub", "isub", "rsub"}
+EXTREMA = {"maximum", "minimum", "max", "min"}
+PRODUCTS = {"mul", "imul", "multiply"}
+DIVISIONS = {"div", "divide", "truediv", "itruediv"}
+REDUCTIONS = {"mean", "sum", "amax", "amin"}
+JOINS = {"cat", "concat", "concatenate"}
+MOVES = {
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "t",
+    "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as", "unbind", "narrow",
+    "select", "stack", "getitem", "size", "getattr", "dim", "ndimension", "numel", "flip", "roll",
+}  # fmt: skip
+QUERIES = {"size", "getattr", "dim", "ndimension", "numel", "nelement", "stride", "getitem"}
+SPLITS = {"chunk", "split", "tensor_split"}
+FOLLOWED = ACTIVATIONS | CASTS | PRODUCTS
+ARITHMETIC = ADDITIONS | PRODUCTS | DIVISIONS
+IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
+
+# Layers by their class.
+ELEMENTWISE_LAYERS = (
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoid, nn.Sigmoid,
+    nn.Tanh, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.Mish, nn.Softplus, nn.Softsign,
+    nn.LogSigmoid, nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.Threshold, nn.RReLU, nn.Identity,
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+POOLING_LAYERS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.LPPool2d,
+    nn.FractionalMaxPool2d, nn.Upsample, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d,
+)  # fmt: skip
+CONSTANT_PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+WITH_CHANNELS = (nn.Conv2d, nn.Linear, nn.PReLU, *BATCH_NORMS)
+
+TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+FORWARDS = {kind.forward for kind in (*WITH_CHANNELS, SigmoidBatchNorm2d, SigmoidBatchNormAct2d)}
+TIMM_FORWARDS = {"timm.layers.norm_act.BatchNormAct2d", "timm.layers.conv2d_same.Conv2dSame"}
+
+
+def name_of(node: fx.Node) -> str:
+    """The name of the function or method that a node calls, in-place forms alike."""
+    return getattr(node.target, "__name__", str(node.target)).rstrip("_")
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Whether a node changes its first argument."""
+    method = node.op == "call_method" and str(node.target).endswith("_")
+    return method or (node.op == "call_function" and name_of(node) in IN_PLACE)
+
+
+def is_known(layer: nn.Module) -> bool:
+    """Whether channels can be cut out of `layer`, whatever class it derives from."""
+    return (
+        isinstance(layer, WITH_CHANNELS)
+        and not has_hooks(layer)
+        and layer._parameters.keys() | layer._buffers.keys() <= TENSORS
+        and not (layer._modules and _holds_tensors(layer.children()))
+        and (_has_a_forward_we_know(layer) or keeps_channels_apart(layer))
+    )
+
+
+def _holds_tensors(children: Iterable[nn.Module]) -> bool:
+    return any(m._parameters or m._buffers for child in children for m in child.modules())
+
+
+def _has_a_forward_we_know(layer: nn.Module) -> bool:
+    kind = type(layer)
+    return kind.forward in FORWARDS or f"{kind.__module__}.{kind.__qualname__}" in TIMM_FORWARDS
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether a hook could change what a layer reads or makes."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def is_scaled(layer: nn.Module) -> bool:
+    """Whether it is a BatchNorm whose scales rank its channels."""
+    return isinstance(layer, nn.BatchNorm2d) and layer.affine

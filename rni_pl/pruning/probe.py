@@ -1,0 +1,64 @@
+"""Trying out whether channels can be cut out of a layer with a forward pass of its own."""
+
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from rni_pl.pruning.numbering import LayerChannels
+from rni_pl.pruning.surgery import remove
+
+_tried: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def keeps_channels_apart(layer: nn.Module) -> bool:
+    """Whether a layer with a forward pass of its own does without some channels as if they were 0.
+
+    Not so, for one, a convolution that standardises its weight. Tried on noise, once for a layer.
+    """
+    if layer not in _tried:
+        was_training = layer.training
+        try:
+            with torch.no_grad():
+                _tried[layer] = all(_survives(layer.eval(), cut) for cut in _cuts(layer))
+        except Exception:  # whatever its forward pass raises on noise
+            _tried[layer] = False
+        finally:
+            layer.train(was_training)
+    return _tried[layer]
+
+
+def _cuts(layer: nn.Module) -> list[LayerChannels]:
+    """Ways to number a layer's channels, of which those with odd numbers are kept."""
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        return [LayerChannels(None, torch.arange(1, len(next(layer.parameters())) + 1))]
+    outputs, inputs = layer.weight.shape[:2]  # the inputs of one group
+    groups = getattr(layer, "groups", 1)
+    rows, columns = torch.arange(1, outputs // groups + 1), torch.arange(1, inputs + 1)
+    cuts = [LayerChannels(columns.repeat(groups), rows.repeat(groups))]
+    if groups > 1:
+        group = torch.arange(1, groups + 1)
+        each = (group.repeat_interleave(n) for n in (len(columns), len(rows)))
+        cuts.append(LayerChannels(*each))
+    return cuts
+
+
+def _survives(layer: nn.Module, cut: LayerChannels) -> bool:
+    numbers = cut.outputs if cut.inputs is None else cut.inputs
+    keep = torch.arange(int(max(numbers.max(), cut.outputs.max())) + 1) % 2 == 1
+    smaller = remove(nn.ModuleDict({"layer": layer}), {"layer": cut}, keep)["layer"]  # type: ignore[index]
+    x = _noise(layer, len(numbers))
+    x[:, ~keep[numbers]] = 0
+    expected, found = layer(x)[:, keep[cut.outputs]], smaller(x[:, keep[numbers]])
+    return torch.allclose(expected, found, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def _noise(layer: nn.Module, channels: int) -> Tensor:
+    """Two images with as many channels, large enough for the kernel."""
+    extent = [1, 1]
+    if isinstance(layer, nn.Conv2d):
+        extent = [d * (k - 1) + 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    shape = [2, channels] if isinstance(layer, nn.Linear) else [2, channels, *extent]
+    like = next(layer.parameters())
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(like)

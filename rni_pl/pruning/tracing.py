@@ -1,0 +1,266 @@
+"""The graph of a network, with the shape of every result, from one pass over its code.
+
+`torch.fx` calls the network's own code on stand-ins. Here each operation is also carried out, as it
+is noted, on torch's meta device, where tensors have a shape and no content. So the code may ask
+for sizes and decide by them; what it decided is noted in the graph, for `Flow.replay` to check.
+"""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from rni_pl.errors import PruningError
+from rni_pl.pruning import kinds
+from rni_pl.pruning.numbering import map_tensors, tensors_in
+
+
+@dataclass
+class Traced:
+    """A traced graph; `shapes` has the results by node, with shapes in place of tensors."""
+
+    graph: fx.Graph
+    shapes: dict[fx.Node, Any]
+
+    @property
+    def layers(self) -> set[str]:
+        """Names of whatever the graph calls or reads."""
+        return {str(n.target) for n in self.graph.nodes if n.op in ("call_module", "get_attr")}
+
+
+def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Traced:
+    """Trace `model` in its present mode on example inputs; nothing of the model is changed.
+
+    Raises:
+        PruningError: the code decides by values of activations, or the example does not fit it.
+    """
+    try:
+        return Tracer(_to_meta(inputs), meta=True).run(model)
+    except Exception as error:  # whatever the code does on stand-ins, or cannot do on meta tensors
+        if model.training:  # real tensors would change the running statistics
+            raise PruningError(_cannot(model, error)) from error
+    try:
+        return Tracer(map_tensors(inputs, Tensor.clone), meta=False).run(model)
+    except OperationError as error:
+        raise PruningError(f"the network cannot run on the example inputs: {error}") from error
+    except Exception as error:
+        raise PruningError(_cannot(model, error)) from error
+
+
+class OperationError(Exception):
+    """An operation that cannot be carried out on the example."""
+
+
+class Tracer(fx.Tracer):
+    """Notes every operation and carries it out, on meta tensors or on real ones.
+
+    Keeps every layer that the engine knows whole, subclasses defined elsewhere included.
+    """
+
+    def __init__(self, inputs: tuple[Any, ...], meta: bool) -> None:
+        super().__init__()
+        self.inputs, self.meta = inputs, meta
+        self.results: dict[fx.Node, Any] = {}
+        self._read: set[fx.Node] = set()  # numbers and flags read off what activations hold
+        self._remaining = iter(inputs)
+        self._notes = True
+
+    @torch.no_grad()
+    def run(self, model: nn.Module) -> Traced:
+        """Trace `model`; arguments beyond the inputs take their defaults."""
+        parameters = list(inspect.signature(model.forward).parameters.values())
+        optional = [p for p in parameters[len(self.inputs) :] if p.default is not p.empty]
+        self._modules = dict(model.named_modules())
+        tensors = (*model.named_parameters(), *model.named_buffers())
+        self._names = {id(tensor): name for name, tensor in tensors}
+        graph = self.trace(model, {p.name: p.default for p in optional})
+        shapes = {n: map_tensors(value, lambda t: t.shape) for n, value in self.results.items()}
+        return Traced(graph, shapes)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether `m` is one operation of the graph."""
+        with self._calculating():  # a layer with a forward pass of its own is tried out
+            known = kinds.is_known(m)
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
+    ) -> fx.Node:
+        """Note an operation, and carry it out."""
+        node = super().create_node(kind, target, args, kwargs, *rest, **more)
+        if kind != "output":
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.results.__getitem__)
+            try:
+                with self._calculating():
+                    self.results[node] = self._carry_out(node, args, kwargs)
+            except Exception as error:  # whatever the operation raises
+                message = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise OperationError(message) from error
+            reads = bool(tensors_in((args, kwargs))) and kinds.name_of(node) not in kinds.QUERIES
+            if not tensors_in(self.results[node]) and (
+                reads or self._read & set(node._input_nodes)
+            ):
+                self._read.add(node)
+        return node
+
+    @contextmanager
+    def _calculating(self) -> Iterator[None]:
+        """Let layers be called without a note."""
+        self._notes = False
+        try:
+            yield
+        finally:
+            self._notes = True
+
+    def _carry_out(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
+        if node.op == "placeholder":
+            return self._argument(str(node.target), *args)
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            value = getattr(self._modules[owner], name)
+            return _to_meta(value) if self.meta else value
+        if self.meta and node.op != "call_module":
+            known = _elementwise(kinds.name_of(node), args, kwargs)
+            if known is not None:
+                return known
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "call_function":
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        layer = self._modules[str(node.target)]
+        return _on_meta(layer, args, kwargs) if self.meta else layer(*args, **kwargs)
+
+    def _reads(self, node: fx.Node, args: tuple) -> bool:
+        """Whether an operation's result depends on what activations hold, not on their sizes."""
+        inspects = bool(tensors_in(args)) and kinds.name_of(node) not in kinds.QUERIES
+        return inspects or not self._read.isdisjoint(node.all_input_nodes)
+
+    def _argument(self, name: str, *default: Any) -> Any:
+        """The next example input, or what an argument that is left out is."""
+        if name.startswith("**"):
+            return {}
+        if name.startswith("*"):
+            return tuple(self._remaining)
+        for value in self._remaining:
+            return value
+        if not default:
+            raise TypeError(f"no example for the argument {name}")
+        return default[0]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for a result while the code runs."""
+        return StandIn(node, self)
+
+    # fx asks these when the network's code does more than call operations.
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Note a layer, or look into it; what an operation calls inside is not noted."""
+        if not self._notes:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
+        """A parameter or buffer that the code reads (fx itself would search all of them)."""
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None or not self._notes:
+            return attr_val
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A decision of the code, which has to be by sizes, not by what activations hold."""
+        value = self.results[obj.node]
+        if isinstance(value, Tensor) or obj.node in self._read:
+            return super().to_bool(obj)
+        self.create_node("call_function", same_decision, (obj.node, bool(value)), {})
+        return bool(value)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """A loop over something of known length."""
+        value = self.results[obj.node]
+        if not isinstance(value, list | tuple | Tensor):
+            return super().iter(obj)
+        return iter([obj[i] for i in range(len(value))])  # type: ignore[index]
+
+
+class StandIn(fx.Proxy):
+    """A result whose length is known, and so that of its attributes (``x.shape``)."""
+
+    def __len__(self) -> int:
+        return len(self.tracer.results[self.node])  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> "StandInAttribute":
+        return StandInAttribute(self, name)
+
+
+class StandInAttribute(StandIn, fx.proxy.Attribute):
+    """An attribute of a result."""
+
+
+def same_decision(value: Any, before: bool) -> None:
+    """Raise where the network's code would now go another way."""
+    if bool(value) is not before:
+        raise RuntimeError("the network's code would decide otherwise")
+
+
+def _to_meta(values: Any) -> Any:
+    return map_tensors(values, lambda tensor: tensor.detach().to("meta"))
+
+
+def _elementwise(name: str, args: tuple, kwargs: dict) -> Tensor | None:
+    """What a common elementwise function makes of meta tensors; None: not for certain."""
+    if args and name in kinds.ACTIVATIONS and _is_float(args[0]):
+        return args[0]
+    if len(args) != 2 or kwargs or name not in kinds.ARITHMETIC:
+        return None
+    a, b = args
+    if _is_float(a) and (isinstance(b, int | float) or (_is_float(b) and a.shape == b.shape)):
+        return a
+    if _is_float(a) and _is_float(b):
+        return a.new_empty(torch.broadcast_shapes(a.shape, b.shape))
+    return None
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _on_meta(layer: nn.Module, args: tuple, kwargs: dict) -> Any:
+    """What a layer makes of meta tensors; common layers by their definition, which is faster."""
+    if len(args) == 1 and not kwargs:
+        x = args[0]
+        if isinstance(layer, kinds.ELEMENTWISE_LAYERS) or _is_norm(layer, x):
+            return x
+        if type(layer) is nn.Conv2d and (size := _size_after(layer, x.shape)):
+            return x.new_empty(len(x), layer.out_channels, *size)
+    tensors = dict(layer.named_parameters()) | dict(layer.named_buffers())
+    if not tensors:
+        return layer(*args, **kwargs)
+    on_meta = {name: _to_meta(tensor) for name, tensor in tensors.items()}
+    return functional_call(layer, on_meta, args, dict(kwargs))
+
+
+def _is_norm(layer: nn.Module, x: Tensor) -> bool:
+    """Whether it is a norm layer for these channels."""
+    known = isinstance(layer, kinds.BATCH_NORMS) and kinds.is_known(layer)
+    return known and x.ndim > 1 and x.size(1) == layer.num_features
+
+
+def _size_after(conv: nn.Conv2d, shape: torch.Size) -> list[int] | None:
+    """Height and width of a convolution's result; None where its input does not fit."""
+    if len(shape) != 4 or shape[1] != conv.in_channels or isinstance(conv.padding, str):
+        return None
+    settings = zip(
+        shape[2:], conv.padding, conv.dilation, conv.kernel_size, conv.stride, strict=True
+    )
+    return [(s + 2 * p - d * (k - 1) - 1) // stride + 1 for s, p, d, k, stride in settings]
+
+
+def _cannot(model: nn.Module, error: Exception) -> str:
+    return f"torch.fx cannot trace {type(model).__name__}: {str(error).splitlines()[0]}"
