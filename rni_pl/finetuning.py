@@ -84,8 +84,9 @@ def _prune(
     # What cannot be pruned is refused now, before anything is evaluated or written.
     example = torch.zeros(1, *classifier.spec.image_shape)
     prune(classifier.model, example, **vars(pruning.request))
-    if trainer.is_global_zero:
+    if cfg.checkpoint != GIVEN:
         cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
+    if trainer.is_global_zero:
         runs.start(cfg, run_dir)
     dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
