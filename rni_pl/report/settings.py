@@ -1,0 +1,154 @@
+"""Which runs are alike but for their seed, and what the others differ in."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rni_pl.report.collect import Run
+
+# What has no bearing on the figures, or is a column of its own.
+LEFT_OUT = {
+    "seed", "data.seed", "data.split_seed", "checkpoint", "resume", "allow", "command",
+    "prune.ratio", "data.choice", "data.name", "data.workers", "data.eval_batch_size",
+}  # fmt: skip
+LEFT_OUT_PARTS = ("overrides", "data.source", "data._target_")
+# Of the trainer's arguments, those that do have a bearing.
+OF_TRAINER = {
+    "max_epochs", "min_epochs", "max_steps", "max_time", "limit_train_batches", "limit_val_batches",
+    "limit_test_batches", "overfit_batches", "accumulate_grad_batches", "gradient_clip_val",
+    "gradient_clip_algorithm", "sync_batchnorm", "precision", "check_val_every_n_epoch",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs of one method with the same settings.
+
+    Attributes:
+        method: name of the method.
+        label: the method, and each setting in which runs of it differ.
+    """
+
+    method: str
+    label: str
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Flat settings of the training and of the pruning that led to a run.
+
+    A key that is missing is not known and tells no runs apart; the value None does, silently.
+    """
+
+    training: dict[str, Any]
+    pruning: dict[str, Any]
+
+
+def variants(runs: Sequence[Run]) -> list[Variant]:
+    """The variant of each run; all of them of one data set and network."""
+    parents = [parent_of(run, runs) for run in runs]
+    settings = [_settings(run, parent) for run, parent in zip(runs, parents, strict=True)]
+    labels = {}
+    for method in {run.summary["method"] for run in runs}:
+        mine = [s for s, run in zip(settings, runs, strict=True) if run.summary["method"] == method]
+        labels[method] = (_varying(s.training for s in mine), _varying(s.pruning for s in mine))
+    return [
+        _variant(run.summary["method"], own, *labels[run.summary["method"]])
+        for run, own in zip(runs, settings, strict=True)
+    ]
+
+
+def parent_of(run: Run, runs: Iterable[Run]) -> Run | None:
+    """The training run that a pruned one started from, if it is among `runs`.
+
+    The path in its configuration decides. Where runs were moved since, the directory's name and
+    the figures of the dense network must agree with one run alone.
+    """
+    path = _checkpoint_directory(run)
+    if not run.is_pruned or path is None:
+        return None
+    trained = [other for other in runs if not other.is_pruned]
+    for other in trained:
+        if other.path.resolve() == path:
+            return other
+    dense = ("acc_dense", "params_dense", "macs_dense", "method")
+    alike = [
+        other
+        for other in trained
+        if other.path.resolve().name == path.name
+        and [other.summary[key] for key in ("test_acc", "params", "macs", "method")]
+        == [run.summary[key] for key in dense]
+    ]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _checkpoint_directory(run: Run) -> Path | None:
+    given = (run.settings or {}).get("checkpoint")
+    if not isinstance(given, str):
+        return None
+    path = Path(given)
+    return path.parent.parent if path.suffix == ".ckpt" else path
+
+
+def _settings(run: Run, parent: Run | None) -> _Settings:
+    if not run.is_pruned:
+        return _Settings(_relevant(run.settings), {})
+    pruning = _relevant(run.settings)
+    pruning["prune.scope"] = run.summary["scope"]
+    pruning["prune.target"] = run.summary.get("target", "channels")
+    if parent is not None:
+        return _Settings({**_relevant(parent.settings), "checkpoint": None}, pruning)
+    path = _checkpoint_directory(run)
+    return _Settings({"checkpoint": path and "/".join(path.parts[-2:])}, pruning)
+
+
+def _relevant(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    if settings is None:
+        return {"config.yaml": "missing"}
+    return {"config.yaml": None, **{k: v for k, v in settings.items() if _matters(k)}}
+
+
+def _matters(key: str) -> bool:
+    group, _, name = key.partition(".")
+    if group == "trainer":
+        return name in OF_TRAINER
+    return key not in LEFT_OUT and not key.startswith(LEFT_OUT_PARTS)
+
+
+def _varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Keys that have more than one value."""
+    values: dict[str, set[Any]] = {}
+    for one in settings:
+        for key, value in one.items():
+            values.setdefault(key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1]
+
+
+def _variant(method: str, own: _Settings, training: list[str], pruning: list[str]) -> Variant:
+    pieces = [method]
+    pieces += [
+        f"{_short(key, training)}={_value(own.training[key])}"
+        for key in training
+        if own.training.get(key) is not None
+    ]
+    pieces += [
+        f"{'' if key.startswith('prune.') else 'fine-tuning '}{_short(key, pruning)}="
+        f"{_value(own.pruning[key])}"
+        for key in pruning
+        if own.pruning.get(key) is not None
+    ]
+    return Variant(method, ", ".join(pieces))
+
+
+def _short(key: str, others: Iterable[str]) -> str:
+    """The last part of a key, where that says enough."""
+    last = key.rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == last for other in others) == 1
+    return last if alone and not last.startswith("_") and key != "config.yaml" else key
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
