@@ -11,26 +11,21 @@ from torch.utils.tensorboard.summary import hparams
 
 from rni_pl.config import plain
 
-# The columns of the HParams tab, with a value of their type. TensorBoard takes them from whichever
-# run it reads first, so every run, of training or pruning, states all of them.
-PARAMETERS = {
-    "dataset": "", "arch": "", "method": "", "reg_weight": 0.0, "shift": 0.0, "ratio": 0.0,
-    "scope": "", "target": "", "seed": 0, "lr": 0.0, "weight_decay": 0.0, "batch_size": 0,
-    "epochs": 0,
-}  # fmt: skip
+PARAMETERS = ("dataset", "arch", "method", "ratio", "scope", "target", "seed")
 METRICS = ("acc_dense", "acc_pruned", "acc_finetuned", "params", "macs")
 
-ROW, BAR = 16, 360  # pixels: height of a layer's row, length of the widest layer's bar
+ROW, BAR = 16, 220  # pixels: height of a layer's row, length of the widest layer's bar
 KEPT, REMOVED, INK = (47, 111, 176), (224, 228, 233), (40, 44, 52)
 
 
 def hyperparameters(config: DictConfig, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run was asked for, flat: `PARAMETERS` as far as they apply, and the method's own.
+    """What a run was asked for, flat: `PARAMETERS` where they apply, and settings of its method.
 
     Where pruning cut at a valley (``ratio=auto``), `ratio` is the share that this removed.
     """
     method = plain(config.method) if "method" in config else {}
-    values = {key: value for key, value in method.items() if key != "_target_"}
+    values = {key: value for key, value in method.items() if isinstance(value, int | float | str)}
+    values.pop("_target_", None)
     values.update({key: summary[key] for key in PARAMETERS if key in summary})
     if values.get("ratio") == "auto":
         target = summary["target"]
@@ -58,13 +53,17 @@ def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 def add_hyperparameters(
     writer: SummaryWriter, parameters: dict[str, Any], metrics: dict[str, float]
 ) -> None:
-    """Write a run's row of the HParams tab, with its metrics as scalars below ``final/``."""
-    tags = {f"final/{key}": value for key, value in metrics.items()}
-    columns, _, _ = hparams({**PARAMETERS, **parameters}, {f"final/{key}": 0 for key in METRICS})
+    """Write a run's row of the HParams tab, with its metrics as scalars below ``end/``.
+
+    TensorBoard makes the columns from all runs, those that differ first, as long as no run
+    announces any (as `SummaryWriter.add_hparams` would: the first one's would count for all). It
+    shows the first five metrics in the order of the alphabet, which these are by their name.
+    """
+    tags = {f"end/{key}": value for key, value in metrics.items()}
     _, begin, end = hparams(parameters, tags)
     for tag, value in tags.items():
         writer.add_scalar(tag, value)
-    for summary in (columns, begin, end):
+    for summary in (begin, end):
         writer._get_file_writer().add_summary(summary)
     writer.flush()
 
