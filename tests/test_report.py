@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SHORT
+from conftest import ROOT, SHORT, run_python
 from made_up_runs import (
     Cells,
     lines,
@@ -44,7 +44,9 @@ def test_a_sweep_with_a_failed_and_an_unfinished_run(
     shutil.copytree(pruned, runs / "stopped")
     (runs / "stopped" / "summary.json").unlink()
 
-    page = report(runs)
+    done = run_python("-m", "rni_pl.report", "runs", cwd=tmp_path)
+    assert done.status == 0, done.err
+    page = (runs / "report.html").read_text()
     text = (runs / "report.md").read_text()
     for shown in (page, text.replace("\\", "")):
         assert re.search(r"sweep/1\W.*failed: DivergenceError: the loss is not finite", shown)

@@ -137,13 +137,19 @@ def test_ratio_auto_is_drawn_where_it_cut(tmp_path: Path) -> None:
 
 
 def test_latency_where_measured(tmp_path: Path) -> None:
-    parent = trained_run(tmp_path / "t")
-    pruned_run(tmp_path / "a", parent, latency={"eager": {"batch_64": 1.85}, "machine": "x"})
-    pruned_run(tmp_path / "b", parent, ratio=0.9)
+    for seed, speedup in enumerate([1.8, 2.0, None]):
+        latency = {"engine": "eager", "batch": 64, "speedup": speedup}
+        timed = {"latency": latency} if speedup else {}
+        parent = trained_run(tmp_path / f"t{seed}", seed=seed)
+        pruned_run(tmp_path / f"p{seed}", parent, seed=seed, **timed)
+    pruned_run(tmp_path / "never", parent, ratio=0.9)
     rows = Cells(report(tmp_path)).rows
-    assert ["method", "ratio", "eager batch 64"] in rows
-    assert ["rni", "0.5", "1.85"] in rows
-    assert lines(tmp_path / "results.csv")[1]["latency.eager.batch_64_mean"] == "1.85"
+    header = rows.index(["method", "ratio", "engine", "batch", "speedup"])
+    assert rows[header + 1] == ["rni", "0.5", "eager", "64", "1.9 ± 0.14"]
+    assert rows[header + 2][0] != "rni"
+    line = lines(tmp_path / "results.csv")[1]
+    assert float(line["latency.speedup_mean"]) == pytest.approx(1.9)
+    assert lines(tmp_path / "runs.csv")[1]["latency.engine"] == "eager"
 
 
 def test_methods_in_order_and_the_best_of_each_ratio(tmp_path: Path) -> None:

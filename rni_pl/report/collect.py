@@ -35,6 +35,11 @@ class Run:
         """Whether this is a run of `prune.py`, not of `train.py`."""
         return "ratio" in self.summary
 
+    @property
+    def latency(self) -> dict[str, Any]:
+        """What it measured of latency, flat, with keys ``latency.*``; empty if nothing."""
+        return flatten(self.summary.get("latency", {}), "latency.")
+
 
 @dataclass(frozen=True)
 class Problem:

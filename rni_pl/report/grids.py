@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rni_pl.report.collect import Run
+from rni_pl.report.settings import Variant
 from rni_pl.report.tables import Row, Stat, Table
 
 ACCURACIES = {"acc_dense": "dense", "acc_pruned": "pruned", "acc_finetuned": "fine-tuned"}
@@ -71,7 +72,7 @@ def by_ratio(table: Table, figure: str = "acc_finetuned") -> Grid:
     return Grid(["method", "dense", *map(ratio_name, ratios)], rows, best=_best(means))
 
 
-def _dense_accuracy(table: Table, variant: object) -> Stat | None:
+def _dense_accuracy(table: Table, variant: Variant) -> Stat | None:
     """Of the training runs, or else of what pruning started from."""
     rows = [row for row in table.rows if row.variant == variant]
     first = min(rows, key=lambda row: (row.ratio is not None, -len(row.runs)))
@@ -112,23 +113,26 @@ def _removed(figures: dict[str, Stat], key: str) -> str:
 
 def latencies(table: Table) -> Grid | None:
     """Latency where runs have measured it; None where none has."""
-    measured = [key for row in table.rows for key in row.figures if key.startswith("latency.")]
+    measured = [key for row in table.rows for run in row.runs for key in run.latency]
     keys = list(dict.fromkeys(measured))
     if not keys:
         return None
     body = [
-        [row.variant.label, ratio_name(row.ratio)] + [_latency(row.figures.get(k)) for k in keys]
+        [row.variant.label, ratio_name(row.ratio)] + [_latency(row, key) for key in keys]
         for row in table.rows
-        if row.figures.keys() & set(keys)
+        if any(run.latency for run in row.runs)
     ]
     names = [key.removeprefix("latency.").replace(".", " ").replace("_", " ") for key in keys]
     return Grid(["method", "ratio", *names], body)
 
 
-def _latency(stat: Stat | None) -> str:
-    if stat is None:
-        return NOTHING
-    return f"{stat.mean:.4g}" + ("" if stat.std is None else f" ± {stat.std:.2g}")
+def _latency(row: Row, key: str) -> str:
+    """A number over the runs that measured it; text if it is the same in all of them."""
+    stat = row.figures.get(key)
+    if stat is not None:
+        return f"{stat.mean:.4g}" + (f" ± {stat.std:.2g}" if stat.std else "")
+    texts = {str(run.latency[key]) for run in row.runs if key in run.latency}
+    return texts.pop() if len(texts) == 1 else NOTHING
 
 
 def kept_by_layer(table: Table) -> Grid:

@@ -10,7 +10,8 @@ from rni_pl.report.collect import Run
 # What has no bearing on the figures, or is a column of its own.
 LEFT_OUT = {
     "seed", "data.seed", "data.split_seed", "checkpoint", "resume", "allow", "command",
-    "prune.ratio", "data.choice", "data.name", "data.workers", "data.eval_batch_size",
+    "prune.ratio", "prune.latency", "data.choice", "data.name", "data.workers",
+    "data.eval_batch_size",
 }  # fmt: skip
 LEFT_OUT_PARTS = ("overrides", "data.source", "data._target_")
 # Of the trainer's arguments, those that do have a bearing.

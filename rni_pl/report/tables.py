@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rni_pl.report.collect import Problem, Run, flatten
+from rni_pl.report.collect import Problem, Run
 from rni_pl.report.settings import Variant, variants
 
 KNOWN_METHODS = ("rni", "l1", "ucs")  # these first, others by name
@@ -35,7 +35,7 @@ class Row:
         runs: the runs.
         figures: figure -> mean and deviation: ``acc_dense``, ``acc_pruned`` and ``acc_finetuned``
             (fractions), ``params``, ``macs`` and ``channels``, the same with ``_dense`` where
-            pruned, and ``latency.*`` where measured.
+            pruned, and ``latency.*`` over those runs that measured it.
     """
 
     variant: Variant
@@ -108,11 +108,11 @@ def _table(dataset: str, arch: str, runs: Sequence[Run]) -> Table:
 def _figures(runs: Sequence[Run]) -> dict[str, Stat]:
     names = OF_PRUNED if runs[0].is_pruned else OF_DENSE
     figures = {name: stat([run.summary[key] for run in runs]) for name, key in names.items()}
-    latencies = [flatten(run.summary.get("latency") or {}, "latency.") for run in runs]
+    latencies = [run.latency for run in runs]
     for key in dict.fromkeys(key for one in latencies for key in one):
-        values = [one.get(key) for one in latencies]
-        if all(isinstance(value, int | float) for value in values):
-            figures[key] = stat(values)  # type: ignore[arg-type]
+        values = [one[key] for one in latencies if isinstance(one.get(key), int | float)]
+        if values:
+            figures[key] = stat(values)
     return figures
 
 
