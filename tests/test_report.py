@@ -36,8 +36,8 @@ def test_a_sweep_with_a_failed_and_an_unfinished_run(
     command: Callable, trained: Path, pruned: Path, tmp_path: Path
 ) -> None:
     settings = ("arch=resnet20", "data=digits", *SHORT, "hydra.sweep.dir=runs/sweep")
-    sweep = command("train", "-m", *settings, "method=l1", "optimizer.lr=0.1,1e30")
-    assert sweep.status == 2  # the second job's loss is not finite
+    sweep = command("train", "-m", *settings, "method=l1", "optimizer.lr=1e30")
+    assert sweep.status == 2  # the loss is not finite
     runs = tmp_path / "runs"
     shutil.copytree(trained, runs / "dense")
     shutil.copytree(pruned, runs / "half")
@@ -49,10 +49,10 @@ def test_a_sweep_with_a_failed_and_an_unfinished_run(
     page = (runs / "report.html").read_text()
     text = (runs / "report.md").read_text()
     for shown in (page, text.replace("\\", "")):
-        assert re.search(r"sweep/1\W.*failed: DivergenceError: the loss is not finite", shown)
+        assert re.search(r"sweep/0\W.*failed: DivergenceError: the loss is not finite", shown)
         assert re.search(r"stopped\W.*unfinished.*1 of 1 epochs are done", shown)
     found = {line["run"]: line for line in lines(runs / "runs.csv")}
-    assert set(found) == {"dense", "half", "sweep/0"}
+    assert set(found) == {"dense", "half"}
     for name, line in found.items():
         summary = json.loads((runs / name / "summary.json").read_text())
         figures_of_run = {k: v for k, v in summary.items() if isinstance(v, int | float | str)}
