@@ -26,6 +26,7 @@ from made_up_runs import (
 import rni_pl.report
 from rni_pl import checkpoint, norm
 from rni_pl.errors import CheckpointError
+from rni_pl.pruning.valley import find_valley
 from rni_pl.report import render
 from rni_pl.report.__main__ import main
 from rni_pl.report.collect import Found, collect
@@ -78,9 +79,9 @@ HOSTILE = '<script>alert("$x_$")</script> | `a` [b](http://c) =1'
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     """Runs with names that a page must not take for its own text."""
-    parent = trained_run(tmp_path / "t<b>", dataset=HOSTILE, arch=HOSTILE, method="=cmd()")
+    parent = trained_run(tmp_path / "t<b>", dataset=HOSTILE, arch=HOSTILE, method="=cmd()|x")
     pruned_run(
-        tmp_path / "p|q", parent, dataset=HOSTILE, arch=HOSTILE, method="=cmd()",
+        tmp_path / "p|q", parent, dataset=HOSTILE, arch=HOSTILE, method="=cmd()|x",
         kept={HOSTILE: 3, "$": 4}, widths={HOSTILE: 4, "$": 5},
     )  # fmt: skip
     put(tmp_path / "<i>x", None, {"command": "train"})
@@ -98,7 +99,7 @@ def test_names_cannot_break_the_page(hostile: Path) -> None:
     assert not re.search(r"(?<!\\)<script", text)
     pipes = [re.findall(r"(?<!\\)\|", line) for line in text.splitlines() if "cmd" in line]
     assert {len(found) for found in pipes} == {0, 4, 10, 11}  # as the tables have columns
-    assert lines(hostile / "runs.csv")[0]["method"] == "'=cmd()"
+    assert lines(hostile / "runs.csv")[0]["method"] == "'=cmd()|x"
 
 
 def test_the_page_needs_nothing_else(hostile: Path) -> None:
@@ -148,9 +149,11 @@ def test_histograms_hold_every_channel(tmp_path: Path) -> None:
 
 
 def test_two_modes_are_told_from_one(tmp_path: Path) -> None:
-    bump = torch.randn(200)
+    bump = torch.randn(400)
     save_checkpoint(trained_run(tmp_path / "rni"), "sigbn", {"bn": torch.cat([bump - 8, bump + 2])})
-    save_checkpoint(trained_run(tmp_path / "l1", method="l1"), "bn", {"bn": 1 + 0.1 * bump})
+    shallow = 0.4 + 0.2 * bump
+    assert find_valley(shallow.abs()) is not None  # of no depth that counts
+    save_checkpoint(trained_run(tmp_path / "l1", method="l1"), "bn", {"bn": shallow})
     page = report(tmp_path)
     assert page.count("two modes, valley at") == 1
     assert page.count("no valley between two modes") == 1
