@@ -107,9 +107,9 @@ def fit(
 ) -> None:
     """Train, then take the weights of the best epoch; `failure.json` says why a run failed."""
     failure = run_dir / "failure.json"
-    failure.unlink(missing_ok=True)
     if resume is not None:
         checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
+    failure.unlink(missing_ok=True)
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     except Exception as error:

@@ -1,6 +1,7 @@
 """Which runs belong together, their means, and what is said of runs that cannot be used."""
 
 import json
+import os
 import statistics
 from pathlib import Path
 
@@ -138,14 +139,14 @@ def test_ratio_auto_is_drawn_where_it_cut(tmp_path: Path) -> None:
 
 def test_latency_where_measured(tmp_path: Path) -> None:
     for seed, speedup in enumerate([1.8, 2.0, None]):
-        latency = {"engine": "eager", "batch": 64, "speedup": speedup}
+        latency = {"engine": "eager", "batch": 64, "speedup": speedup, "worst": float("inf")}
         timed = {"latency": latency} if speedup else {}
         parent = trained_run(tmp_path / f"t{seed}", seed=seed)
         pruned_run(tmp_path / f"p{seed}", parent, seed=seed, **timed)
     pruned_run(tmp_path / "never", parent, ratio=0.9)
     rows = Cells(report(tmp_path)).rows
-    header = rows.index(["method", "ratio", "engine", "batch", "speedup"])
-    assert rows[header + 1] == ["rni", "0.5", "eager", "64", "1.9 ± 0.14"]
+    header = rows.index(["method", "ratio", "engine", "batch", "speedup", "worst"])
+    assert rows[header + 1] == ["rni", "0.5", "eager", "64", "1.9 ± 0.14", "inf"]
     assert rows[header + 2][0] != "rni"
     line = lines(tmp_path / "results.csv")[1]
     assert float(line["latency.speedup_mean"]) == pytest.approx(1.9)
@@ -173,6 +174,8 @@ BROKEN = {
     "percent": (json.dumps({**PRUNE, "acc_pruned": 41.0}), "acc_pruned=41.0 is not a number"),
     "zero": (json.dumps({**PRUNE, "macs_dense": 0}), "macs_dense=0 is not a whole number > 0"),
     "kept": (json.dumps({**PRUNE, "kept": {"bn": "all"}}), "is not a number of channels"),
+    "seed": (json.dumps({**TRAIN, "seed": "\ud800"}), "is not a whole number"),
+    "empty": (json.dumps({**PRUNE, "kept": {}}), "is not a number of channels"),
     "latency": (json.dumps({**TRAIN, "latency": 3}), "latency=3 is not a mapping"),
 }
 
@@ -201,6 +204,22 @@ def test_a_broken_configuration_is_named(text: str, tmp_path: Path) -> None:
     (problem,) = collect([tmp_path]).problems
     assert problem.name == "broken_one"
     assert problem.reason.startswith("config.yaml is damaged")
+
+
+def test_what_cannot_be_shown_is_not_fatal(tmp_path: Path) -> None:
+    run = trained_run(
+        tmp_path / os.fsdecode(b"t\xff\x01"), latency={"a\ud800": "b\ud800\n"}, note="\ud800"
+    )
+    (run / "config.yaml").write_text('command: train\nmethod: {a: "x\\0y"}\n')
+    other = trained_run(tmp_path / "other", method="r\x07ni")
+    config = {"command": "train", "method": {"a": "z"}}
+    failed = put(tmp_path / "failed", None, config)
+    (failed / "failure.json").write_text('{"error": "\\ud800"}')
+    put(tmp_path / "third", {**TRAIN, "seed": 1}, config)
+    page = report(tmp_path)
+    for shown in ("t\ufffd\ufffd", "rni, a=x\ufffdy", "failed: \ufffd", "is not a printable text"):
+        assert shown in page
+    assert other.name in page
 
 
 def test_unfinished_runs_of_every_kind(tmp_path: Path) -> None:

@@ -65,19 +65,31 @@ def _is_share(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**63
+    return _is_whole(value) and value > 0
 
 
-TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
+def _are_counts(value: Any) -> bool:
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(map(_is_name, value)) and all(map(_is_count, value.values()))
+
+
+TEXT = Rule("a printable text", _is_name)
 SHARE = Rule("a number in [0, 1]", _is_share)
+WHOLE = Rule("a whole number", _is_whole)
 COUNT = Rule("a whole number > 0", _is_count)
 RATIO = Rule("a number in [0, 1], or auto", lambda v: v == "auto" or _is_share(v))
 MAPPING = Rule("a mapping", lambda v: isinstance(v, dict))
-COUNTS = Rule(
-    "a number of channels for each layer",
-    lambda v: isinstance(v, dict) and all(_is_count(count) for count in v.values()),
-)
+COUNTS = Rule("a number of channels for each layer", _are_counts)
 
 # What a summary must hold for its figures to be used.
 COMMON = {"dataset": TEXT, "arch": TEXT, "method": TEXT}
@@ -91,7 +103,12 @@ OF_PRUNING = {
     **dict.fromkeys(("params_pruned", "macs_pruned", "channels_pruned"), COUNT),
     "kept": COUNTS,
 }
-OPTIONAL = {"latency": MAPPING, "widths": COUNTS}
+OPTIONAL = {
+    **dict.fromkeys(("seed", "epochs", "best_epoch"), WHOLE),
+    "target": TEXT,
+    "widths": COUNTS,
+    "latency": MAPPING,
+}
 
 
 def collect(directories: Iterable[Path]) -> Found:
@@ -109,11 +126,11 @@ def collect(directories: Iterable[Path]) -> Found:
             if path.resolve() in seen:
                 continue
             seen.add(path.resolve())
-            name = str(path.relative_to(top)) if path != top else str(top)
+            name = printable(str(path.relative_to(top)) if path != top else str(top))
             try:
                 found.runs.append(read_run(path, name))
             except Unusable as problem:
-                found.problems.append(Problem(name, str(problem)))
+                found.problems.append(Problem(name, printable(str(problem))))
     return found
 
 
@@ -121,7 +138,9 @@ def _run_directories(top: Path, problems: list[Problem]) -> Iterator[Path]:
     """Directories that a run has written to, in a fixed order."""
 
     def unreadable(error: OSError) -> None:
-        problems.append(Problem(str(error.filename), f"cannot be read: {error.strerror}"))
+        problems.append(
+            Problem(printable(str(error.filename)), f"cannot be read: {error.strerror}")
+        )
 
     for folder, below, files in os.walk(top, onerror=unreadable):
         below.sort()
@@ -163,7 +182,7 @@ def read_run(path: Path, name: str) -> Run:
 
 def _read_summary(file: Path) -> dict[str, Any] | None:
     try:
-        summary = json.loads(file.read_text())
+        summary = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -175,7 +194,7 @@ def _read_summary(file: Path) -> dict[str, Any] | None:
 
 def _read_config(path: Path) -> dict[str, Any] | None:
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         if isinstance(config, dict):
             return flatten(config)
     except FileNotFoundError:
@@ -185,22 +204,28 @@ def _read_config(path: Path) -> dict[str, Any] | None:
     raise Unusable("config.yaml is damaged: it holds no settings by name")
 
 
+def printable(text: str) -> str:
+    """A text with a mark in place of what no page can show: control characters, stray bytes."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
+
+
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one, with dotted keys; what is no plain value becomes text."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        name = printable(f"{prefix}{key}")
         if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{name}."))
         else:
-            plain = value is None or isinstance(value, str | int | float)
-            flat[f"{prefix}{key}"] = value if plain else str(value)
+            plain = value is None or isinstance(value, int | float)
+            flat[name] = value if plain else printable(str(value))
     return flat
 
 
 def _why_unfinished(path: Path, settings: Mapping[str, Any]) -> str:
     """What is known of a run without `summary.json`."""
     try:
-        failure = json.loads((path / "failure.json").read_text())
+        failure = json.loads((path / "failure.json").read_text(encoding="utf-8"))
         return f"failed: {failure['error']}"
     except FileNotFoundError:
         pass

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import rni_pl
 from rni_pl.files import write_whole
 from rni_pl.report import figures, grids
-from rni_pl.report.collect import Found, Problem, Run
+from rni_pl.report.collect import Found, Problem, Run, flatten
 from rni_pl.report.figures import Plot
 from rni_pl.report.grids import Grid
 from rni_pl.report.importances import read_distributions
@@ -157,7 +157,7 @@ def runs_csv(found: Iterable[Run]) -> str:
     lines = []
     for run in found:
         plain = {key: value for key, value in run.summary.items() if not isinstance(value, dict)}
-        lines.append({"run": run.name, **plain, **run.latency})
+        lines.append({"run": run.name, **flatten(plain), **run.latency})
     return _csv(lines)
 
 

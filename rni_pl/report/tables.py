@@ -110,10 +110,14 @@ def _figures(runs: Sequence[Run]) -> dict[str, Stat]:
     figures = {name: stat([run.summary[key] for run in runs]) for name, key in names.items()}
     latencies = [run.latency for run in runs]
     for key in dict.fromkeys(key for one in latencies for key in one):
-        values = [one[key] for one in latencies if isinstance(one.get(key), int | float)]
+        values = [one[key] for one in latencies if _is_number(one.get(key))]
         if values:
             figures[key] = stat(values)
     return figures
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e300  # NaN and infinity are not
 
 
 def stat(values: Sequence[float]) -> Stat:
