@@ -97,11 +97,27 @@ def test_runs_that_were_moved_find_their_parents(tmp_path: Path) -> None:
     assert all(table.row(variant, 0.5) for variant in table.variants)
 
 
-def test_pruned_runs_of_unknown_parents_are_not_averaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["", "checkpoints/best.ckpt"])
+def test_pruned_runs_of_unknown_parents_are_not_averaged(file: str, tmp_path: Path) -> None:
     for parent in ("rni_weak", "rni_strong"):
-        pruned_run(tmp_path / parent, Path("/elsewhere/runs") / parent, seed=len(parent))
+        pruned_run(tmp_path / parent, Path("/elsewhere/runs") / parent / file, seed=len(parent))
     labels = [row.variant.label for row in only_table(tmp_path).rows]
-    assert labels == ["rni, checkpoint=runs/rni_strong", "rni, checkpoint=runs/rni_weak"]
+    tail = f"/{file}" if file else ""
+    assert labels == [f"rni, checkpoint=rni_{kind}{tail}" for kind in ("strong", "weak")]
+
+
+def test_checkpoint_files_find_their_parents(tmp_path: Path) -> None:
+    parent = trained_run(tmp_path / "t")
+    pruned_run(tmp_path / "a", parent / "checkpoints" / "best.ckpt")
+    pruned_run(tmp_path / "b", parent / "checkpoints" / "last.ckpt")
+    labels = [row.variant.label for row in only_table(tmp_path).rows]
+    assert labels == ["rni", "rni", "rni, checkpoint=last.ckpt"]
+
+
+def test_values_that_are_nearly_the_same_are_told_apart(tmp_path: Path) -> None:
+    for seed, weight in enumerate([1e-4, 1.00000001e-4]):
+        trained_run(tmp_path / str(seed), weight, seed=seed)
+    assert len(only_table(tmp_path).rows) == 2
 
 
 def test_summaries_without_configurations(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def kept_by_layer(table: Table) -> Grid:
     header = [f"{row.variant.label}, {ratio_name(row.ratio)}" for row in rows]
     body = [
         [layer, *([f"{before[layer]}"] if before else [])]
-        + [f"{column[layer]:.4g}" if layer in column else NOTHING for column in columns]
+        + [f"{round(column[layer], 1):g}" if layer in column else NOTHING for column in columns]
         for layer in layers
     ]
     return Grid(["layer", *(["dense"] if before else []), *header], body)

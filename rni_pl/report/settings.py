@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,9 @@ class _Settings:
 def variants(runs: Sequence[Run]) -> list[Variant]:
     """The variant of each run; all of them of one data set and network."""
     parents = [parent_of(run, runs) for run in runs]
-    settings = [_settings(run, parent) for run, parent in zip(runs, parents, strict=True)]
+    orphans = [r for r, parent in zip(runs, parents, strict=True) if parent is None]
+    names = _short_names({path for run in orphans if (path := _checkpoint(run))})
+    settings = [_settings(run, parent, names) for run, parent in zip(runs, parents, strict=True)]
     labels = {}
     for method in {run.summary["method"] for run in runs}:
         mine = [s for s, run in zip(settings, runs, strict=True) if run.summary["method"] == method]
@@ -66,9 +69,11 @@ def parent_of(run: Run, runs: Iterable[Run]) -> Run | None:
     The path in its configuration decides. Where runs were moved since, the directory's name and
     the figures of the dense network must agree with one run alone.
     """
-    path = _checkpoint_directory(run)
-    if not run.is_pruned or path is None:
+    given = _checkpoint(run)
+    if not run.is_pruned or given is None:
         return None
+    path = Path(given).resolve()
+    path = path.parent.parent if path.suffix == ".ckpt" else path
     trained = [other for other in runs if not other.is_pruned]
     for other in trained:
         if other.path.resolve() == path:
@@ -84,24 +89,31 @@ def parent_of(run: Run, runs: Iterable[Run]) -> Run | None:
     return alike[0] if len(alike) == 1 else None
 
 
-def _checkpoint_directory(run: Run) -> Path | None:
+def _checkpoint(run: Run) -> str | None:
+    """The checkpoint that a run was given, a file or a directory."""
     given = (run.settings or {}).get("checkpoint")
-    if not isinstance(given, str):
-        return None
-    path = Path(given)
-    return path.parent.parent if path.suffix == ".ckpt" else path
+    return given if isinstance(given, str) else None
 
 
-def _settings(run: Run, parent: Run | None) -> _Settings:
+def _short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Each path without the folders that all of them share."""
+    parts = {path: Path(path).parts for path in paths}
+    levels = zip(*parts.values(), strict=False)
+    shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
+    return {path: "/".join(of[shared:]) or path for path, of in parts.items()}
+
+
+def _settings(run: Run, parent: Run | None, names: Mapping[str, str]) -> _Settings:
     if not run.is_pruned:
         return _Settings(_relevant(run.settings), {})
     pruning = _relevant(run.settings)
     pruning["prune.scope"] = run.summary["scope"]
     pruning["prune.target"] = run.summary.get("target", "channels")
     if parent is not None:
-        return _Settings({**_relevant(parent.settings), "checkpoint": None}, pruning)
-    path = _checkpoint_directory(run)
-    return _Settings({"checkpoint": path and "/".join(path.parts[-2:])}, pruning)
+        file = Path(_checkpoint(run) or "").name
+        other = file if file.endswith(".ckpt") and file != "best.ckpt" else None
+        return _Settings({**_relevant(parent.settings), "checkpoint": other}, pruning)
+    return _Settings({"checkpoint": names.get(_checkpoint(run) or "")}, pruning)
 
 
 def _relevant(settings: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -150,6 +162,4 @@ def _short(key: str, others: Iterable[str]) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
