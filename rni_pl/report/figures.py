@@ -1,4 +1,7 @@
-"""Plots as SVG, with the same colour for a method in all of them."""
+"""Plots as SVG, with the same colour for a method in all of them.
+
+By matplotlib, since its SVG is text that needs no script in the page: small, offline, printable.
+"""
 
 import io
 import math
