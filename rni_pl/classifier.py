@@ -116,7 +116,7 @@ class Classifier(pl.LightningModule):
         scheduler = self.recipe.schedule(optimizer, steps)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:

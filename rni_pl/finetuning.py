@@ -17,6 +17,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
 from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
+from rni_pl.files import read_json, write_json
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
 from rni_pl.pruning import PruningReport, budget, prune
@@ -55,14 +56,14 @@ def prune_and_finetune(
     if last is None:
         summary = _prune(cfg, trainer, classifier, data, run_dir)
     else:
-        summary = runs.read_json(run_dir / BEFORE)
-    runs.fit(trainer, classifier, data, last, cfg.compile)
+        summary = read_json(run_dir / BEFORE)
+    runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
     summary.update(best_epoch=record.best_epoch, epochs=trainer.current_epoch)
     summary.update(seconds=record.seconds, seed=cfg.seed)
     if trainer.is_global_zero:
-        runs.write_json(summary, run_dir / "summary.json")
+        runs.finish(trainer, cfg, summary, run_dir)
         print_table(summary)
     return Outcome(runs.finished(classifier), record, summary)
 
@@ -95,7 +96,7 @@ def _prune(
     summary = summarise(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary)
     if trainer.is_global_zero:
-        runs.write_json(summary, run_dir / BEFORE)
+        write_json(summary, run_dir / BEFORE)
     return summary
 
 
@@ -197,6 +198,7 @@ def summarise(
         "channels_dense": report.channels_dense,
         "channels_pruned": report.channels_pruned,
         "kept": {name: len(channels) for name, channels in report.kept.items()},
+        "widths": report.widths,
         "skipped": report.skipped,
     }
 

@@ -98,6 +98,12 @@ def scaled_norms(model: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
             yield name, module
 
 
+@torch.no_grad()
+def scale_sizes(model: nn.Module) -> dict[str, Tensor]:
+    """Importance of every channel, the size of its effective scale: layer -> shape (C,)."""
+    return {name: scale(module).abs() for name, module in scaled_norms(model)}
+
+
 def convert_batchnorm(model: nn.Module) -> nn.Module:
     """Turn every BatchNorm2d of `model` into a `SigmoidBatchNorm2d` and return the model.
 

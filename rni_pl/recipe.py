@@ -79,12 +79,12 @@ def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     scales = {
         id(module.weight) for module in model.modules() if isinstance(module, SigmoidBatchNorm2d)
     }
-    groups = [{"params": _trainable(model, lambda p: id(p) not in scales)}]
+    weights = _trainable(model, lambda p: id(p) not in scales)
+    groups: list[dict[str, Any]] = [{"name": "weights", "params": weights}]
     if scales:
         sigbn = _trainable(model, lambda p: id(p) in scales)
-        groups.append(
-            {"params": sigbn, "lr": recipe.lr * recipe.sigbn_lr_factor, "weight_decay": 0.0}  # type: ignore[dict-item]
-        )
+        lr = recipe.lr * recipe.sigbn_lr_factor
+        groups.append({"name": "scales", "params": sigbn, "lr": lr, "weight_decay": 0.0})
     return groups
 
 
