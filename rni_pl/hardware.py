@@ -35,8 +35,8 @@ def _multiplies_bf16(accelerator: str) -> bool:
 def keep_freed_memory() -> None:
     """Let the C library hand freed activations to the next step instead of back to the system.
 
-    Every step allocates the same tensors; fetching their pages anew each time costs a tenth of
-    a step on a CPU. Only glibc has the switch; elsewhere nothing is done.
+    Every step allocates the same tensors; fetching their pages anew each time costs several percent
+    of a step on a CPU. Only glibc has the switch; elsewhere nothing is done.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
