@@ -1,0 +1,1 @@
+"""From a checkpoint to one file that runs elsewhere; reads `folding`, `formats`, `exporting`."""
