@@ -195,6 +195,7 @@ RULES: dict[str, Rule] = {
     "prune.round_to": _integer_from(1, 4096),
     "prune.absorb": FLAG,
     "prune.recalibrate": _integer_from(0),
+    "prune.latency": FLAG,
     "prune.scope": Rule("global or local", lambda v: v in ("global", "local")),
     "prune.min_channels": _integer_from(1),
 }
@@ -202,13 +203,14 @@ ENGINES = ("eager", "compiled", "onnx")
 
 # What one command allows in place of the above, or beside it.
 RULES_OF: dict[str, dict[str, Rule]] = {
-    "export": {"output": _path_to(".onnx", ".pt2")},
+    "export": {"output": _path_to(".onnx", ".pt2"), "align": _integer_from(1, 4096)},
     "benchmark": {
         "checkpoint": _each(TEXT),
         "engines": _each(Rule("eager, compiled or onnx", lambda v: v in ENGINES)),
         "batch": _each(_integer_from(1)),
         "threads": _integer_from(1, 1024),
         "repeats": _integer_from(1),
+        "align": _integer_from(1, 4096),
         "json": _path_to(".json"),
         "prune.ratio": _each(SHARE, least=0),
         "prune.round_to": _each(RULES["prune.round_to"]),

@@ -17,11 +17,13 @@ import rni_pl
 from rni_pl import convert_batchnorm
 from rni_pl.errors import CheckpointError, ExportError
 from rni_pl.export import exporting, formats
+from rni_pl.export.aligning import align
 from rni_pl.export.exporting import export
 from rni_pl.export.folding import fold
 from rni_pl.models.build import ModelSpec, build
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning import prune
+from rni_pl.pruning.graph import trace
 from rni_pl.pruning.surgery import structure_of
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -68,7 +70,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 # Folding.
 
-FOLDED_WHOLE = ["vgg16", "resnet20"]
+OURS = ["vgg16", "resnet20"]
 
 
 @pytest.mark.parametrize("norm", ["bn", "sigbn"])
@@ -77,7 +79,7 @@ FOLDED_WHOLE = ["vgg16", "resnet20"]
 )
 @torch.no_grad()
 def test_folding_is_exact(name: str, norm: str) -> None:
-    home = rni_pl.models if name in FOLDED_WHOLE else torchvision.models
+    home = rni_pl.models if name in OURS else torchvision.models
     model = getattr(home, name)(num_classes=10)
     model = as_trained(convert_batchnorm(model) if norm == "sigbn" else model).double()
     before = copy.deepcopy(model.state_dict())
@@ -158,6 +160,77 @@ def test_norms_that_cannot_be_folded_stay() -> None:
     assert left == ["bn1", "bn2", "bn3", "bn4", "bn5", "bn6"]
 
 
+# Filling up.
+
+
+# Network, ratio, whether coupled channels go too, and whether every width can be filled up.
+FILLED = [
+    ("vgg16", 0.5, False, True),
+    ("vgg16", 0.9, False, True),
+    ("resnet20", 0.5, False, True),
+    ("resnet20", 0.5, True, False),  # zero channels of the shortcuts have their places
+    ("mobilenet_v2", 0.5, True, True),
+    ("googlenet", 0.5, True, True),
+    ("efficientnet_b0", 0.5, True, False),
+    ("shufflenet_v2_x1_0", 0.5, True, False),
+]
+
+
+@pytest.mark.parametrize(("name", "ratio", "coupled", "wholly"), FILLED)
+@torch.no_grad()
+def test_filled_up_networks_compute_the_same(
+    name: str, ratio: float, coupled: bool, wholly: bool
+) -> None:
+    home = rni_pl.models if name in OURS else torchvision.models
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    model = as_trained(getattr(home, name)(num_classes=10, **options)).double()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    pruned, _ = prune(model, x, ratio, coupled=coupled)
+    folded = fold(pruned)
+    before = odd(folded)
+    filled = align(folded, trace(pruned, x), 4)
+    assert relative(filled(x), pruned(x)) < 1e-10
+    assert odd(folded) == before > 0, "the given network was changed"
+    assert odd(filled) == 0 if wholly else 0 < odd(filled) < before / 2
+
+
+def odd(model: nn.Module) -> int:
+    """Number of convolutions whose outputs are no multiple of four."""
+    return sum(m.out_channels % 4 > 0 for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+class Fixed(nn.Module):
+    """A width stands in the code, so no channel can be added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(x))
+        return self.fc(x.view(-1, 6, 36).mean(2))
+
+
+def test_widths_that_stand_in_the_code_stay() -> None:
+    model = as_trained(Fixed())
+    with pytest.warns(UserWarning, match="widths are fixed in the network's code"):
+        deployed = exporting.deployable(model, [3, 8, 8])
+    assert deployed.conv.out_channels == 6
+    assert isinstance(deployed.bn, nn.Sequential)
+
+
+def test_align_is_a_choice(command: Callable, pruned: Path) -> None:
+    widths = []
+    for multiple in (1, 4):
+        given = (f"checkpoint={pruned}", "output=model.pt2", f"align={multiple}")
+        assert command("export", *given).status == 0
+        weights = torch.export.load("model.pt2").state_dict
+        widths.append({len(w) % 4 for key, w in weights.items() if "conv" in key})
+    assert len(widths[0]) > 1
+    assert widths[1] == {0}
+
+
 # The files.
 
 
@@ -184,7 +257,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     model, _ = prune(model, torch.zeros(1, 3, 32, 32), ratio)
     path = save(model, spec, tmp_path_factory.mktemp("exported") / "some.ckpt")
     model = rni_pl.load_model(path)
-    return model, formats.program_of(fold(model), [3, 32, 32])
+    return model, formats.program_of(exporting.deployable(model, [3, 32, 32]), [3, 32, 32])
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])

@@ -16,6 +16,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rni_pl import files
+from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.networks import Family, as_list, families
 from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.config import plain
@@ -72,15 +73,10 @@ def measure(
     threads = settings["threads"] or torch.get_num_threads()
     for engine, batch in product(as_list(settings["engines"]), as_list(settings["batch"])):
         announce(f"{family.spec.arch_name}: {engine}, batch {batch}")
+        setup = Setup(engine, batch, threads, settings["align"], settings["repeats"])
         try:
-            found = seconds_a_batch(
-                [network.model for network in networks],
-                family.spec.image_shape,
-                engine,
-                batch,
-                threads,
-                settings["repeats"],
-            )
+            models = [network.model for network in networks]
+            found = seconds_a_batch(models, family.spec.image_shape, setup)
         except Exception as error:  # each fails in its own way: no compiler, too little memory
             warnings.warn(f"{engine}, batch {batch}: {first_line(error)}", stacklevel=2)
             continue

@@ -8,37 +8,25 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from rni_pl.benchmark.engines import ENGINES, Call
+from rni_pl.benchmark.engines import ENGINES, Call, Setup
 
-REPEATS = 20
 WARM_UP = 3  # calls, the first of which may compile
 SHORTEST = 0.02  # seconds: calls that take less are timed several at a time
 
 
 def seconds_a_batch(
-    models: Sequence[nn.Module],
-    image_shape: Sequence[int],
-    engine: str,
-    batch: int,
-    threads: int | None = None,
-    repeats: int = REPEATS,
+    models: Sequence[nn.Module], image_shape: Sequence[int], setup: Setup
 ) -> list[float]:
     """Median time in which each network maps a batch of random images, on the CPU.
 
-    Args:
-        models: networks in evaluation mode on the CPU; they take turns, so that whatever else the
-            machine does meets all of them.
-        image_shape: channels, height and width.
-        engine: a name of `ENGINES`.
-        batch: images a call.
-        threads: for each engine; None: as many as PyTorch uses.
-        repeats: rounds.
+    `models` are in evaluation mode on the CPU. They take turns, so that whatever else the machine
+    does meets all of them. `image_shape` is channels, height and width.
     """
-    threads = threads or torch.get_num_threads()
-    images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
-    with _threads(threads):
+    images = torch.randn(setup.batch, *image_shape, generator=torch.Generator().manual_seed(0))
+    with _threads(setup.threads or torch.get_num_threads()):
         torch.compiler.reset()  # what was compiled for other networks slows the search for these
-        return medians([ENGINES[engine](model, images, threads) for model in models], repeats)
+        calls = [ENGINES[setup.engine](model, images, setup) for model in models]
+        return medians(calls, setup.repeats)
 
 
 def medians(calls: Sequence[Call], repeats: int) -> list[float]:

@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 import rni_pl
 from rni_pl import files
 from rni_pl.checkpoint import load_model
 from rni_pl.errors import ExportError, PruningError
+from rni_pl.export.aligning import align
 from rni_pl.export.folding import fold
 from rni_pl.export.formats import FORMATS, Run, program_of
 from rni_pl.models.build import ModelSpec
+from rni_pl.pruning.graph import trace
 
 TOLERANCE = 1e-4  # largest difference of a logit from the checkpoint's
 BATCHES = (1, 7)
+MULTIPLE = 4  # ONNX Runtime's fast convolutions read channels in fours
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -29,7 +32,7 @@ def run(config: DictConfig) -> None:
 
     output = Path(config.output)
     with Console(stderr=True).status(f"writing {output}"):  # a spinner, on a terminal alone
-        difference = export(config.checkpoint, output, allow=list(config.allow))
+        difference = export(config.checkpoint, output, config.align, list(config.allow))
     size = output.stat().st_size / 1e6
     batches = " and ".join(map(str, BATCHES))
     print(
@@ -38,17 +41,24 @@ def run(config: DictConfig) -> None:
     )
 
 
-def export(checkpoint: str | Path, output: str | Path, allow: Collection[str] = ()) -> float:
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    multiple: int = MULTIPLE,
+    allow: Collection[str] = (),
+) -> float:
     """Write the network of a checkpoint to one file that needs nothing of this package.
 
     The file maps normalised float32 images ``images`` (batch, 3, H, W) to ``logits`` (batch,
-    classes), for any batch size. BatchNorm and SigBN are folded into the convolutions. Its metadata
-    says what the pixels and the logits mean. It is written whole, and only if its logits are
-    within `TOLERANCE` of the checkpoint's; otherwise a file that was there before stays.
+    classes), for any batch size. BatchNorm and SigBN are folded into the convolutions, and pruned
+    layers filled up with zero channels to widths at which ONNX Runtime is fast. The metadata says
+    what the pixels and the logits mean. The file is written whole, and only if its logits are
+    within `TOLERANCE` of the checkpoint's; otherwise one that was there before stays.
 
     Args:
         checkpoint: a checkpoint file, or a run directory.
         output: a path that ends in ``.onnx`` or ``.pt2``.
+        multiple: pruned layers get widths that are multiples of this; 1: they stay as they are.
         allow: see `rni_pl.load_model`.
 
     Returns:
@@ -63,7 +73,7 @@ def export(checkpoint: str | Path, output: str | Path, allow: Collection[str] = 
     format_ = FORMATS[check_output(path)]
     model = load_model(checkpoint, allow)
     spec: ModelSpec = model.model_spec  # type: ignore[assignment]
-    program = program_of(folded(model), spec.image_shape)
+    program = program_of(deployable(model, spec.image_shape, multiple), spec.image_shape)
     with files.whole(path) as temporary:
         format_.write(program, metadata_of(spec), temporary)
         difference = largest_difference(model, format_.load(temporary), spec)
@@ -96,13 +106,32 @@ def check_packages(what: str) -> None:
         raise ExportError(f"{what} needs {', '.join(missing)}: pip install 'rni_pl[onnx]'")
 
 
-def folded(model: nn.Module) -> nn.Module:
-    """The network with its norm layers folded where that can be done."""
+def deployable(model: nn.Module, image_shape: list[int], multiple: int = MULTIPLE) -> nn.Module:
+    """The network as it is exported: norm layers folded, widths filled up to a multiple.
+
+    With a warning where the network does not allow one or the other.
+    """
+    example = torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
-        return fold(model)
+        folded = fold(model)
+        graph = trace(model, example)
     except PruningError as error:
         warnings.warn(f"the norm layers stay as they are: {error}", stacklevel=2)
         return model
+    aligned = align(folded, graph, multiple)
+    if not _same(aligned, folded, example):
+        warnings.warn("widths are fixed in the network's code and stay as they are", stacklevel=2)
+        return folded
+    return aligned
+
+
+@torch.no_grad()
+def _same(aligned: nn.Module, folded: nn.Module, example: Tensor) -> bool:
+    """Whether new channels changed nothing."""
+    try:
+        return bool((aligned(example) - folded(example)).abs().max() <= TOLERANCE)
+    except RuntimeError:  # a view with a width in it
+        return False
 
 
 def metadata_of(spec: ModelSpec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -55,11 +56,11 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         before = node.all_input_nodes[0]
         conv, norm = (model.get_submodule(str(n.target)) for n in (before, node))
         alone = len(before.users) == calls[str(before.target)] == calls[str(node.target)] == 1
-        if alone and _computes_conv(conv) and _computes_norm(norm):
-            yield conv, norm  # type: ignore[misc]
+        if alone and is_plain_conv(conv) and _computes_norm(norm):
+            yield conv, norm
 
 
-def _computes_conv(layer: nn.Module) -> bool:
+def is_plain_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether this is a convolution with no ways of its own (timm's StdConv2d has such)."""
     kind = type(layer)
     return (
@@ -69,7 +70,7 @@ def _computes_conv(layer: nn.Module) -> bool:
     )
 
 
-def _computes_norm(layer: nn.Module) -> bool:
+def _computes_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether this is a BatchNorm2d, or SigBN, that evaluates with running statistics."""
     return (
         isinstance(layer, nn.BatchNorm2d)
