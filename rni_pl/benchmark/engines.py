@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.export.exporting import MULTIPLE, check_packages, deployable
-from rni_pl.export.formats import INPUT, onnx_session, program_of, write_onnx
+from rni_pl.export.formats import INPUT, onnx_session, program_of, quiet, write_onnx
 
 Call = Callable[[], object]
 Engine = Callable[[nn.Module, Tensor, "Setup"], Call]
@@ -48,7 +48,10 @@ def eager(model: nn.Module, images: Tensor, setup: Setup) -> Call:
 def compiled(model: nn.Module, images: Tensor, setup: Setup) -> Call:
     """PyTorch, through `torch.compile`, as one graph."""
     fast: Any = torch.compile(model, fullgraph=True, dynamic=False)
-    return eager(fast, images, setup)
+    call = eager(fast, images, setup)
+    with quiet():
+        call()  # compiles
+    return call
 
 
 def onnx(model: nn.Module, images: Tensor, setup: Setup) -> Call:
