@@ -1,7 +1,9 @@
-"""Writing and reading the small files of a run directory."""
+"""Writing files whole or not at all, and reading the small ones of a run directory."""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,21 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Write a text whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which takes its place where the block ends without error.
+
+    Otherwise the temporary file is removed and `path` is left as it was. The suffix is the same.
+    """
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:

@@ -9,9 +9,13 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 from rni_pl import checkpoint, config, runs
+from rni_pl.benchmark.engines import Setup
+from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
@@ -80,6 +84,7 @@ def _prune(
 ) -> dict[str, Any]:
     """Prune the classifier's network, and measure it before and after."""
     options = config.plain(cfg.prune)
+    timed = options.pop("latency")
     options["scope"] = options["scope"] or classifier.spec.scope
     pruning = OneShotPruning(**options)
     # What cannot be pruned is refused now, before anything is evaluated or written.
@@ -90,12 +95,15 @@ def _prune(
     if trainer.is_global_zero:
         runs.start(cfg, run_dir)
     dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
+    unpruned = classifier.model
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = figures(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
     summary = summarise(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary)
     if trainer.is_global_zero:
+        if timed:
+            summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
         write_json(summary, run_dir / BEFORE)
     return summary
 
@@ -174,6 +182,22 @@ def figures(classifier: Classifier, acc: float) -> dict[str, Any]:
     }
 
 
+def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
+    """Median time of a batch on the CPU before and after removal, measured in turns."""
+    setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
+    models = [copy.deepcopy(model).cpu().eval() for model in (dense, pruned)]
+    with Console(stderr=True).status("timing"):  # seen on a terminal alone
+        before, after = seconds_a_batch(models, image_shape, setup)
+    return {
+        "engine": setup.engine,
+        "batch": setup.batch,
+        "threads": setup.threads,
+        "dense_ms": 1000 * before,
+        "pruned_ms": 1000 * after,
+        "speedup": before / after,
+    }
+
+
 def summarise(
     spec: ModelSpec,
     report: PruningReport,
@@ -205,13 +229,12 @@ def summarise(
 
 def print_table(summary: dict[str, Any]) -> None:
     """Accuracy, parameters, MACs and channels: before, after removal, after fine-tuning."""
-    from rich.console import Console
-    from rich.table import Table
-
     title = f"{summary['arch']} on {summary['dataset']}, {summary['method']}: "
     table = Table(title=f"{title}ratio {summary['ratio']} ({summary['scope']})")
     table.add_column("")
-    for column in ("test accuracy", "parameters", "MACs", "channels"):
+    timed = summary.get("latency")
+    columns = ["test accuracy", "parameters", "MACs", "channels"]
+    for column in [*columns, "latency"] if timed else columns:
         table.add_column(column, justify="right")
     for row, acc, size in (
         ("dense", "acc_dense", "dense"),
@@ -219,5 +242,9 @@ def print_table(summary: dict[str, Any]) -> None:
         ("fine-tuned", "acc_finetuned", "pruned"),
     ):
         counts = (f"{summary[f'{key}_{size}']:,}" for key in ("params", "macs", "channels"))
-        table.add_row(row, f"{summary[acc]:.2%}", *counts)
+        times = [f"{timed[f'{size}_ms']:.3g} ms"] if timed else []
+        table.add_row(row, f"{summary[acc]:.2%}", *counts, *times)
+    if timed:
+        engine, batch, speedup = (timed[key] for key in ("engine", "batch", "speedup"))
+        table.caption = f"latency: {engine}, CPU, batch {batch}; {speedup:.2f}x faster"
     Console().print(table)

@@ -106,7 +106,13 @@ def _quieten() -> None:
     """Leave out Lightning's advertisements and advice that does not apply here."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     ours = "It is recommended to use .self.log"  # our metrics are synchronised by torchmetrics
-    known = ("LeafSpec", "smaller than the logging interval", "does not have many workers", ours)
+    known = (
+        "LeafSpec",
+        "smaller than the logging interval",
+        "does not have many workers",
+        ours,
+        "not supported by the model summary",
+    )
     for message in known:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
