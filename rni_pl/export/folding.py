@@ -6,27 +6,27 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rni_pl.norm import after_norm, scale
-from rni_pl.pruning.graph import symbolic_trace
+from rni_pl.pruning.tracing import trace
 
 
 @torch.no_grad()
-def fold(model: nn.Module) -> nn.Module:
+def fold(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy, in evaluation mode, whose convolutions do the work of the norm layers behind them.
 
     A norm layer is folded where it alone reads the output of a convolution, and each of the two is
     called once; every other one stays as it is. Where timm's BatchNorm carries an activation, the
-    activation stays.
+    activation stays. `example` is a batch of images, for tracing.
 
     Raises:
         PruningError: `torch.fx` cannot trace the network.
     """
     model = copy.deepcopy(model).eval()
     left: dict[nn.Module, nn.Module] = {}
-    for conv, norm in _pairs(model):
+    for conv, norm in _pairs(model, example):
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
@@ -44,9 +44,9 @@ def fold(model: nn.Module) -> nn.Module:
     return model
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _pairs(model: nn.Module, example: Tensor) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions and the norm layers that can be folded into them."""
-    graph = symbolic_trace(model).graph
+    graph = trace(model, (example,)).graph
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     # A layer whose parameters are also read elsewhere is not called once, either.
     calls.update(str(n.target).rpartition(".")[0] for n in graph.nodes if n.op == "get_attr")
