@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rni_pl import config, hardware, models, runs
 from rni_pl.callbacks import History, SparsityRegulariser
-from rni_pl.data import BatchLoader, Split
+from rni_pl.data import Augment, BatchLoader, Split
 from rni_pl.penalties import RNI
 from rni_pl.recipe import Recipe
 from rni_pl.sharing import between_jobs, shared
@@ -66,7 +66,7 @@ def test_optimiser_is_fused() -> None:
 def test_images_live_and_are_augmented_on_the_device() -> None:
     """On the meta device nothing can be copied back: every step of a batch must stay there."""
     split = Split(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), torch.arange(8))
-    loader = BatchLoader(split, 4, [0.5] * 3, [0.5] * 3, device="meta")
+    loader = BatchLoader(split, 4, [0.5] * 3, [0.5] * 3, Augment(), device="meta")
     assert loader.split.images.device.type == "meta"
     images, labels = next(iter(loader))
     assert images.device.type == labels.device.type == "meta"

@@ -147,8 +147,8 @@ def test_parameter_groups_of_the_recipe() -> None:
     assert len(only["params"]) == len(list(models.resnet20(norm="bn").parameters()))
 
 
-def test_schedule_drops_at_half_and_three_quarters() -> None:
-    recipe = Recipe(lr=0.1)
+def rates_of(recipe: Recipe) -> list[list[float]]:
+    """Learning rates of 100 steps: of the weights, and of the SigBN scales."""
     optimizer = recipe.optimizer(models.resnet20(norm="sigbn"))
     schedule = recipe.schedule(optimizer, total_steps=100)
     rates = []
@@ -156,7 +156,11 @@ def test_schedule_drops_at_half_and_three_quarters() -> None:
         rates.append([group["lr"] for group in optimizer.param_groups])
         optimizer.step()
         schedule.step()
-    plain, scales = (list(column) for column in zip(*rates, strict=True))
+    return [list(column) for column in zip(*rates, strict=True)]
+
+
+def test_schedule_drops_at_half_and_three_quarters() -> None:
+    plain, scales = rates_of(Recipe(lr=0.1))
     assert plain == pytest.approx([0.1] * 50 + [0.01] * 25 + [0.001] * 25)
     assert scales == pytest.approx([1.0] * 50 + [0.1] * 25 + [0.01] * 25)
 
@@ -165,15 +169,7 @@ def test_schedule_drops_at_half_and_three_quarters() -> None:
     ("curve", "middle", "end"), [("cosine", 0.05, 0.0), ("onecycle", None, 0.0)]
 )
 def test_other_curves(curve: str, middle: float | None, end: float) -> None:
-    recipe = Recipe(lr=0.1, curve=curve)
-    optimizer = recipe.optimizer(models.resnet20(norm="sigbn"))
-    schedule = recipe.schedule(optimizer, total_steps=100)
-    rates = []
-    for _ in range(100):
-        rates.append([group["lr"] for group in optimizer.param_groups])
-        optimizer.step()
-        schedule.step()
-    plain, scales = (list(column) for column in zip(*rates, strict=True))
+    plain, scales = rates_of(Recipe(lr=0.1, curve=curve))
     assert scales == pytest.approx([10 * rate for rate in plain])
     assert max(plain) == pytest.approx(0.1, rel=1e-3)
     assert plain[-1] == pytest.approx(end, abs=1e-3)
