@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from rni_pl.pruning import kinds, ops
 from rni_pl.pruning.numbering import LayerChannels, Ties, Unknown, fixed, numbers_in
@@ -28,9 +28,8 @@ class Unfit(Exception):
 class Flow:
     """The network on channel numbers; see the head of `rni_pl.pruning.graph`."""
 
-    def __init__(self, model: nn.Module, traced: Traced) -> None:
-        self.model, self.graph, self.shapes = model, traced.graph, traced.shapes
-        self.modules = dict(model.named_modules())
+    def __init__(self, traced: Traced) -> None:
+        self.modules, self.graph, self.shapes = traced.modules, traced.graph, traced.shapes
         self.ties = Ties()
         self.layers: dict[str, LayerChannels] = {}
         self.scaled: list[str] = []

@@ -89,11 +89,11 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
     inputs = as_tuple(example_inputs)
     with in_mode(model, training=False):
         traced = tracing.trace(model, inputs)
-        complete = not _unreached(model, traced)
+        complete = not _unreached(traced)
         if not complete:  # auxiliary heads, which exist in training alone
             in_training = _trace_in_training(model, inputs)
             traced, complete = in_training or traced, in_training is not None
-        channel_flow = flow.Flow(model, traced)
+        channel_flow = flow.Flow(traced)
         channel_flow.number()
     return _resolve(channel_flow, complete)
 
@@ -127,11 +127,11 @@ def _trace_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> tracing.Tra
         return None
 
 
-def _unreached(model: nn.Module, traced: tracing.Traced) -> bool:
+def _unreached(traced: tracing.Traced) -> bool:
     """Whether some layer with parameters is not part of the traced graph."""
     called = traced.layers
     above = {name[:i] for name in called for i, c in enumerate(name) if c == "."}
-    for name, module in model.named_modules():
+    for name, module in traced.modules.items():
         if module._parameters and name not in called | above:
             ancestors = (name[:i] for i, c in enumerate(name) if c == ".")
             if called.isdisjoint(ancestors):
