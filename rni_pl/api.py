@@ -9,7 +9,7 @@ from torch import nn
 
 from rni_pl import config, runs
 from rni_pl.classifier import Classifier
-from rni_pl.finetuning import prune_and_finetune
+from rni_pl.finetuning import GIVEN, prune_and_finetune
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.norm import norm_kind
 from rni_pl.outcome import Outcome
@@ -84,7 +84,7 @@ def prune_finetune(
     `method` decides the scope, global or local. For the rest, results and errors included, see
     `train`.
     """
-    settings = [f"prune.ratio={prune_pc}", "checkpoint=given"]
+    settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     cfg = config.compose_config("prune", [*settings, *overrides])
     regulariser = runs.make(config.compose_group("method", method), "method")

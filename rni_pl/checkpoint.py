@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rni_pl.errors import CheckpointError, ConfigError
 from rni_pl.models.build import ModelSpec, build, check_trusted
@@ -58,6 +58,30 @@ def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The network's weights in a checkpoint of ours, without the description of the network."""
     return _weights(read_plain(locate(path))["state_dict"])
+
+
+def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:
+    """Importance of every channel by norm layer, as `norm.scale_sizes` has it, from the file alone.
+
+    No network is built, so that this reads the checkpoints of any network, trusted or not. A norm
+    layer is what has a weight and a running mean.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or no norm layer with finite scales in it.
+    """
+    file = locate(path)
+    contents = read_plain(file)
+    try:
+        sigmoid = contents["hyper_parameters"]["spec"]["norm"] == "sigbn"
+        weights = _weights(contents["state_dict"])
+        names = [key.rpartition(".")[0] for key in weights if key.endswith(".running_mean")]
+        gammas = {n: weights[f"{n}.weight"].float() for n in names if f"{n}.weight" in weights}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"checkpoint={file} was not written by rni_pl") from error
+    sizes = {n: torch.sigmoid(g) if sigmoid else g.abs() for n, g in gammas.items()}
+    if not sizes or not all(bool(torch.isfinite(values).all()) for values in sizes.values()):
+        raise CheckpointError(f"checkpoint={file} holds no finite scales of norm layers")
+    return sizes
 
 
 def read_plain(file: Path, key: str = "checkpoint") -> Any:

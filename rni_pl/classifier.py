@@ -1,6 +1,6 @@
 """The one LightningModule: any classifier, its loss, its metrics and its recipe."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,14 @@ from rni_pl.recipe import Recipe
 
 AUXILIARY = 0.3  # weight of an auxiliary head's loss (GoogLeNet: Szegedy et al. 2015, section 5)
 
+# A loss of images (N, 3, H, W), logits (N, classes) and labels (N,).
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def cross_entropy(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """The usual objective."""
+    return F.cross_entropy(logits, labels)
+
 
 class Classifier(pl.LightningModule):
     """A classification network under training.
@@ -27,6 +35,8 @@ class Classifier(pl.LightningModule):
         spec: description of the network, as of `ModelSpec.to_dict`; kept in every checkpoint.
         recipe: keyword arguments of `Recipe`.
         module: the network itself, if it is built already; otherwise it is built from `spec`.
+
+    `objective` is what is trained for: the cross-entropy, unless a caller sets another.
 
     Logs, once an epoch, ``{train,val,test}/loss`` and ``/acc`` (fraction in [0, 1]). A second
     validation loader is logged as the test set, for watching only.
@@ -43,6 +53,7 @@ class Classifier(pl.LightningModule):
         self.save_hyperparameters({"spec": spec, "recipe": recipe})
         self.recipe = Recipe(**recipe)
         self.model = build(ModelSpec(**spec)) if module is None else module
+        self.objective: Objective = cross_entropy
         self.example_input_array = torch.zeros(1, *spec["image_shape"])
         self.metrics = nn.ModuleDict(
             {f"{stage}_metrics": _metrics(stage, spec) for stage in ("train", "val", "test")}
@@ -67,13 +78,13 @@ class Classifier(pl.LightningModule):
         return self.model(images)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Cross-entropy of one batch."""
+        """The objective on one batch."""
         images, labels = batch
         output = self(images)
         if isinstance(output, Tensor):
             output = (output,)
         # In training mode some networks put auxiliary heads beside the logits.
-        losses = [F.cross_entropy(logits, labels) for logits in output if logits is not None]
+        losses = [self.objective(images, logits, labels) for logits in output if logits is not None]
         self._update("train", losses[0], output[0], labels)
         return losses[0] + AUXILIARY * sum(losses[1:])
 
@@ -105,7 +116,7 @@ class Classifier(pl.LightningModule):
         scheduler = self.recipe.schedule(optimizer, steps)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""The commands `train.py` and `prune.py`: Hydra in front, one line for every mistake."""
+"""The commands: Hydra in front, one line for every mistake."""
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import hydra
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
+from rni_pl import sharing
 from rni_pl.errors import RniError
 
 
@@ -22,6 +24,33 @@ def train() -> None:
 def prune() -> None:
     """Prune a trained network and fine-tune it."""
     _command("prune")
+
+
+def export() -> None:
+    """Write a network to a file that runs elsewhere."""
+    _tool("export", "rni_pl.export.exporting")
+
+
+def benchmark() -> None:
+    """Measure how much faster pruned networks are."""
+    _tool("benchmark", "rni_pl.benchmark.comparing")
+
+
+def _tool(name: str, home: str) -> None:
+    """A command without a run directory: `run(config)` of module `home`."""
+    arguments = sys.argv[1:]
+    if {"-h", "--help"} & set(arguments):
+        print(configuration.help_text(name))
+        return
+    try:
+        config = configuration.compose_config(name, arguments)
+        import_module(home).run(config)  # imports torch: only once the configuration is sound
+    except (RniError, OSError) as error:
+        _say(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _command(name: str) -> None:
@@ -49,7 +78,8 @@ def _command(name: str) -> None:
         version_base="1.3", config_path=configuration.config_dir(), config_name=name
     )
     try:
-        decorate(task)()
+        with sharing.between_jobs():
+            decorate(task)()
     except (HydraException, OmegaConfBaseException, OSError) as error:
         _say(error)
         sys.exit(2)

@@ -52,6 +52,11 @@ def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -
     return config
 
 
+def help_text(name: str) -> str:
+    """The settings of a command that has no groups: its configuration file, comments and all."""
+    return (Path(config_dir()) / f"{name}.yaml").read_text().rstrip()
+
+
 def compose_group(group: str, choice: str) -> DictConfig:
     """One choice of a group, as a command would compose it (its interpolations unresolved).
 
@@ -112,6 +117,10 @@ def _integer_from(low: int, high: int = 2**31 - 1) -> Rule:
     return Rule(f"an integer from {low} to {high}", lambda v: _integer(v) and low <= v <= high)
 
 
+def _choice(*names: str) -> Rule:
+    return Rule(f"{', '.join(names[:-1])} or {names[-1]}", lambda v: v in names)
+
+
 def _triple(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 3 and all(_number(v) for v in value)
 
@@ -122,11 +131,28 @@ SHARE = Rule("0 <= value < 1", lambda v: _number(v) and 0 <= v < 1)
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 TEXT = Rule("a path", lambda v: isinstance(v, str) and v != "" and "\0" not in v)
 
+
+def _each(rule: Rule, least: int = 1) -> Rule:
+    """One value, or a list of `least` or more, that `rule` allows."""
+
+    def holds(value: Any) -> bool:
+        values = value if isinstance(value, list) else [value]
+        return len(values) >= least and all(rule.holds(v) for v in values)
+
+    return Rule(f"{rule.words}, or a list of such", holds)
+
+
+def _path_to(*suffixes: str) -> Rule:
+    words = f"a path that ends in {' or '.join(suffixes)}"
+    return Rule(words, lambda v: TEXT.holds(v) and Path(v).suffix in suffixes)
+
+
 LIMIT = Rule("a number > 0, or null", lambda v: v is None or (_number(v) and v > 0))
 
 # Every value that can be judged without the data or the network at hand.
 RULES: dict[str, Rule] = {
     "seed": _integer_from(0),
+    "compile": FLAG,
     "method.reg_weight": NOT_NEGATIVE,
     "method.shift": Rule("a finite number", _number),
     "data.root": TEXT,
@@ -147,6 +173,7 @@ RULES: dict[str, Rule] = {
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.sigbn_lr_factor": POSITIVE,
     "optimizer.decay": POSITIVE,
+    "optimizer.curve": _choice("steps", "cosine", "onecycle"),
     "optimizer.milestones": Rule(
         "a list of shares in [0, 1]",
         lambda v: isinstance(v, list) and all(_number(s) and 0 <= s <= 1 for s in v),
@@ -169,15 +196,37 @@ RULES: dict[str, Rule] = {
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
     ),
     "prune.ratio": Rule("0 <= ratio < 1, or auto", lambda v: v == "auto" or SHARE.holds(v)),
-    "prune.target": Rule("channels, params or macs", lambda v: v in ("channels", "params", "macs")),
+    "prune.target": _choice("channels", "params", "macs"),
     "prune.coupled": FLAG,
     "prune.round_to": _integer_from(1, 4096),
     "prune.absorb": FLAG,
     "prune.recalibrate": _integer_from(0),
-    "prune.scope": Rule("global or local", lambda v: v in ("global", "local")),
+    "prune.latency": FLAG,
+    "prune.scope": _choice("global", "local"),
     "prune.min_channels": _integer_from(1),
+    "distill.weight": Rule("0 <= value <= 1", lambda v: _number(v) and 0 <= v <= 1),
+    "distill.temperature": POSITIVE,
+}
+ENGINES = ("eager", "compiled", "onnx")
+
+# What one command allows in place of the above, or beside it.
+RULES_OF: dict[str, dict[str, Rule]] = {
+    "export": {"output": _path_to(".onnx", ".pt2"), "align": _integer_from(1, 4096)},
+    "benchmark": {
+        "checkpoint": _each(TEXT),
+        "engines": _each(Rule("eager, compiled or onnx", lambda v: v in ENGINES)),
+        "batch": _each(_integer_from(1)),
+        "threads": _integer_from(1, 1024),
+        "repeats": _integer_from(1),
+        "align": _integer_from(1, 4096),
+        "json": _path_to(".json"),
+        "prune.ratio": _each(SHARE, least=0),
+        "prune.round_to": _each(RULES["prune.round_to"]),
+    },
 }
 MAY_BE_NULL = {
+    "threads",
+    "json",
     "init",
     "trainer.limit_train_batches",
     "trainer.limit_val_batches",
@@ -194,7 +243,8 @@ def check(config: DictConfig) -> None:
     """Raise `ConfigError` for the first value that is missing or out of range."""
     inherits = OmegaConf.select(config, "data._target_", default="") is None
     resumes = OmegaConf.select(config, "resume", default=None) is not None
-    for key, rule in RULES.items():
+    rules = {**RULES, **RULES_OF.get(config.get("command", ""), {})}
+    for key, rule in rules.items():
         if key == "checkpoint" and resumes:
             continue  # the run that goes on knows where it started from
         value = _select(config, key)
@@ -212,6 +262,8 @@ def check(config: DictConfig) -> None:
 
 def _check_together(config: DictConfig) -> None:
     """Values that are allowed each, but not together."""
+    if "trainer" not in config:
+        return
     if config.optimizer.nesterov and not config.optimizer.momentum:
         raise ConfigError("optimizer.momentum=0 is not allowed with optimizer.nesterov=true")
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs

@@ -23,3 +23,16 @@ class DivergenceError(RniError):
 
 class PruningError(RniError):
     """A network cannot be pruned as asked."""
+
+
+class ExportError(RniError):
+    """A network cannot be exported as asked, or came out as something else."""
+
+
+class BenchmarkError(RniError):
+    """A benchmark cannot be run as asked."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,5 +1,6 @@
 """Stages 2 and 3: one-shot pruning and fine-tuning."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,30 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
+from rich.console import Console
+from rich.table import Table
+from torch import nn
 
-from rni_pl import config, runs
+from rni_pl import checkpoint, config, runs
+from rni_pl.benchmark.engines import Setup
+from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
+from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
+from rni_pl.files import read_json, write_json
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
 from rni_pl.pruning import PruningReport, budget, prune
 from rni_pl.pruning.cost import macs, parameter_count
 from rni_pl.resume import last_checkpoint
+from rni_pl.sharing import shared
 
 # The summary of a pruning run as far as it is known before fine-tuning.
 BEFORE = "before_finetuning.json"
+# What `cfg.checkpoint` says of a network that was given in Python.
+GIVEN = "given"
 
 
 def prune_and_finetune(
@@ -44,19 +55,28 @@ def prune_and_finetune(
     pl.seed_everything(cfg.seed, verbose=False)
     history = History()
     trainer = runs.make_trainer(cfg, run_dir, [history])
+    if cfg.distill.weight:
+        classifier.objective = Distillation(_teacher(cfg, classifier, last), **cfg.distill)
     if last is None:
         summary = _prune(cfg, trainer, classifier, data, run_dir)
     else:
-        summary = runs.read_json(run_dir / BEFORE)
-    runs.fit(trainer, classifier, data, last)
+        summary = read_json(run_dir / BEFORE)
+    runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
     summary.update(best_epoch=record.best_epoch, epochs=trainer.current_epoch)
     summary.update(seconds=record.seconds, seed=cfg.seed)
     if trainer.is_global_zero:
-        runs.write_json(summary, run_dir / "summary.json")
+        runs.finish(trainer, cfg, summary, run_dir)
         print_table(summary)
     return Outcome(runs.finished(classifier), record, summary)
+
+
+def _teacher(cfg: DictConfig, classifier: Classifier, last: Path | None) -> nn.Module:
+    """The unpruned network: the one at hand, or, where a run goes on, that of its checkpoint."""
+    if last is None:
+        return copy.deepcopy(classifier.model)
+    return checkpoint.load_model(cfg.checkpoint, allow=list(cfg.allow))
 
 
 def _prune(
@@ -64,23 +84,44 @@ def _prune(
 ) -> dict[str, Any]:
     """Prune the classifier's network, and measure it before and after."""
     options = config.plain(cfg.prune)
+    timed = options.pop("latency")
     options["scope"] = options["scope"] or classifier.spec.scope
     pruning = OneShotPruning(**options)
     # What cannot be pruned is refused now, before anything is evaluated or written.
     example = torch.zeros(1, *classifier.spec.image_shape)
     prune(classifier.model, example, **vars(pruning.request))
-    if trainer.is_global_zero:
+    if cfg.checkpoint != GIVEN:
         cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
+    if trainer.is_global_zero:
         runs.start(cfg, run_dir)
-    dense = figures(classifier, runs.test(trainer, classifier, data))
+    dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
+    unpruned = classifier.model
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = figures(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
     summary = summarise(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary)
     if trainer.is_global_zero:
-        runs.write_json(summary, run_dir / BEFORE)
+        if timed:
+            summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
+        write_json(summary, run_dir / BEFORE)
     return summary
+
+
+def _dense_accuracy(
+    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ImageData
+) -> float:
+    """Test accuracy before pruning; one measurement serves all jobs of a sweep."""
+
+    def measure() -> float:
+        return runs.test(trainer, classifier, data)
+
+    if cfg.checkpoint == GIVEN:  # a network from Python has no file to know it by
+        return measure()
+    file = checkpoint.locate(cfg.checkpoint)
+    settings = (config.plain(cfg.data), config.plain(cfg.trainer))
+    key = (str(file.resolve()), file.stat().st_mtime_ns, *settings)
+    return shared("dense accuracy", key, measure)
 
 
 def _warn_if_missed(summary: dict[str, Any]) -> None:
@@ -141,6 +182,22 @@ def figures(classifier: Classifier, acc: float) -> dict[str, Any]:
     }
 
 
+def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
+    """Median time of a batch on the CPU before and after removal, measured in turns."""
+    setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
+    models = [copy.deepcopy(model).cpu().eval() for model in (dense, pruned)]
+    with Console(stderr=True).status("timing"):  # seen on a terminal alone
+        before, after = seconds_a_batch(models, image_shape, setup)
+    return {
+        "engine": setup.engine,
+        "batch": setup.batch,
+        "threads": setup.threads,
+        "dense_ms": 1000 * before,
+        "pruned_ms": 1000 * after,
+        "speedup": before / after,
+    }
+
+
 def summarise(
     spec: ModelSpec,
     report: PruningReport,
@@ -165,19 +222,19 @@ def summarise(
         "channels_dense": report.channels_dense,
         "channels_pruned": report.channels_pruned,
         "kept": {name: len(channels) for name, channels in report.kept.items()},
+        "widths": report.widths,
         "skipped": report.skipped,
     }
 
 
 def print_table(summary: dict[str, Any]) -> None:
     """Accuracy, parameters, MACs and channels: before, after removal, after fine-tuning."""
-    from rich.console import Console
-    from rich.table import Table
-
     title = f"{summary['arch']} on {summary['dataset']}, {summary['method']}: "
     table = Table(title=f"{title}ratio {summary['ratio']} ({summary['scope']})")
     table.add_column("")
-    for column in ("test accuracy", "parameters", "MACs", "channels"):
+    timed = summary.get("latency")
+    columns = ["test accuracy", "parameters", "MACs", "channels"]
+    for column in [*columns, "latency"] if timed else columns:
         table.add_column(column, justify="right")
     for row, acc, size in (
         ("dense", "acc_dense", "dense"),
@@ -185,5 +242,9 @@ def print_table(summary: dict[str, Any]) -> None:
         ("fine-tuned", "acc_finetuned", "pruned"),
     ):
         counts = (f"{summary[f'{key}_{size}']:,}" for key in ("params", "macs", "channels"))
-        table.add_row(row, f"{summary[acc]:.2%}", *counts)
+        times = [f"{timed[f'{size}_ms']:.3g} ms"] if timed else []
+        table.add_row(row, f"{summary[acc]:.2%}", *counts, *times)
+    if timed:
+        engine, batch, speedup = (timed[key] for key in ("engine", "batch", "speedup"))
+        table.caption = f"latency: {engine}, CPU, batch {batch}; {speedup:.2f}x faster"
     Console().print(table)

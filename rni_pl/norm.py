@@ -78,6 +78,17 @@ def scale(norm: nn.BatchNorm2d) -> Tensor:
     return norm.weight
 
 
+def after_norm(norm: nn.BatchNorm2d) -> dict[str, nn.Module] | None:
+    """The dropout and activation that timm's BatchNorm carries, by name; empty: there is none.
+
+    None: the subclass computes something else of its own.
+    """
+    if type(norm).forward in (nn.BatchNorm2d.forward, SigmoidBatchNorm2d.forward):
+        return {}
+    children = dict(norm.named_children())
+    return children if children.keys() == {"drop", "act"} else None
+
+
 def norm_kind(model: nn.Module) -> str:
     """``"sigbn"`` where a network has SigBN layers, ``"bn"`` otherwise."""
     sigbn = any(isinstance(module, SigmoidBatchNorm2d) for module in model.modules())
@@ -96,6 +107,12 @@ def scaled_norms(model: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d) and module.affine:
             yield name, module
+
+
+@torch.no_grad()
+def scale_sizes(model: nn.Module) -> dict[str, Tensor]:
+    """Importance of every channel, the size of its effective scale: layer -> shape (C,)."""
+    return {name: scale(module).abs() for name, module in scaled_norms(model)}
 
 
 def convert_batchnorm(model: nn.Module) -> nn.Module:
@@ -129,15 +146,11 @@ def _to_sigmoid(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
         "device": norm.weight.device,
         "dtype": norm.weight.dtype,
     }
-    children = dict(norm.named_children())
-    if children.keys() == {"drop", "act"}:
-        sigmoid: SigmoidBatchNorm2d = SigmoidBatchNormAct2d(
-            norm.num_features, **children, **options
-        )
-    elif type(norm).forward is nn.BatchNorm2d.forward:
-        sigmoid = SigmoidBatchNorm2d(norm.num_features, **options)
-    else:
+    after = after_norm(norm)
+    if after is None:
         raise ValueError(f"{type(norm).__name__} does more than BatchNorm2d; no SigBN replaces it")
+    kind: Any = SigmoidBatchNormAct2d if after else SigmoidBatchNorm2d
+    sigmoid: SigmoidBatchNorm2d = kind(norm.num_features, **after, **options)
     # The buffers move over as they are: they hold what the data looks like, not what is learned.
     sigmoid._buffers = norm._buffers
     sigmoid.train(norm.training)

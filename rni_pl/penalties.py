@@ -96,3 +96,25 @@ class UCS(Regulariser):
     def gradient(self, gamma: Tensor) -> Tensor:
         """Zeros."""
         return torch.zeros_like(gamma)
+
+
+@dataclass(frozen=True)
+class Polarization(Regulariser):
+    """Polarization: drives each scale to zero or away from the mean, rather than all to zero.
+
+    Source: Zhuang et al., NeurIPS 2020, eq. 1, over all scales of the network together; `t` weighs
+    sparsity against polarization.
+    """
+
+    reg_weight: float = 1e-4
+    t: float = 1.2
+
+    def penalty(self, gamma: Tensor) -> Tensor:
+        """``reg_weight * (t * sum(|gamma|) - sum(|gamma - mean(gamma)|))``."""
+        apart = (gamma - gamma.mean()).abs().sum()
+        return self.reg_weight * (self.t * l1_penalty(gamma) - apart)
+
+    def gradient(self, gamma: Tensor) -> Tensor:
+        """``reg_weight * (t * sign(gamma) - side + mean(side))``, side the sign of gamma - mean."""
+        side = (gamma - gamma.mean()).sign()
+        return self.reg_weight * (self.t * gamma.sign() - side + side.mean())

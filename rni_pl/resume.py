@@ -57,7 +57,7 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
 
 def _read(file: Path, resume: str) -> dict:
     try:
-        stored = yaml.safe_load(file.read_text())
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"resume={resume}: no sound config.yaml there") from error
     if not isinstance(stored, dict):

@@ -1,8 +1,6 @@
 """What both stages share: data, trainer and the files of a run directory."""
 
-import json
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,18 +11,20 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import RichModelSummary, RichProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import checkpoint
-from rni_pl.callbacks import BestCheckpoint, LastCheckpoint, StopOnDivergence
+from rni_pl import checkpoint, hardware, tensorboard
+from rni_pl.callbacks import BestCheckpoint, LastCheckpoint, Monitor, StopOnDivergence
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, RniError
+from rni_pl.files import write_json, write_whole
 from rni_pl.norm import norm_kind
+from rni_pl.sharing import shared
 
 # What a run writes.
 RUN_FILES = ("config.yaml", "hparams.yaml", "*.json", "events.out.*", "checkpoints/*.ckpt")
@@ -49,8 +49,13 @@ def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
     node = config.data.copy()
     OmegaConf.set_struct(node, False)
     node.pop("choice", None)
-    data = make(node, "data")
+    data = shared("data", plain(node), lambda: _loaded(node))
     data.watch_test = watch_test
+    return data
+
+
+def _loaded(node: DictConfig) -> ImageData:
+    data = make(node, "data")
     data.prepare_data()
     data.setup("fit")
     return data
@@ -73,12 +78,20 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     terminal = sys.stderr.isatty() and sys.stdout.isatty()
     arguments = plain(config.trainer)
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and terminal
+    arguments["precision"] = hardware.choose_precision(
+        arguments["precision"], arguments["accelerator"]
+    )
+    arguments["benchmark"] = hardware.search_kernels(
+        arguments["benchmark"], arguments["deterministic"]
+    )
+    hardware.keep_freed_memory()
     if arguments["enable_progress_bar"]:
         callbacks = [*callbacks, RichProgressBar()]
     if arguments["enable_model_summary"]:
         callbacks = [*callbacks, RichModelSummary(max_depth=1)]
     folder = run_dir / "checkpoints"
     callbacks = [*callbacks, StopOnDivergence(), BestCheckpoint(folder), LastCheckpoint(folder)]
+    callbacks = [*callbacks, Monitor(), LearningRateMonitor("epoch")]
     logger = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
     node = OmegaConf.create(arguments)
     try:
@@ -93,16 +106,41 @@ def _quieten() -> None:
     """Leave out Lightning's advertisements and advice that does not apply here."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     ours = "It is recommended to use .self.log"  # our metrics are synchronised by torchmetrics
-    known = ("LeafSpec", "smaller than the logging interval", "does not have many workers", ours)
+    known = (
+        "LeafSpec",
+        "smaller than the logging interval",
+        "does not have many workers",
+        ours,
+        "not supported by the model summary",
+    )
     for message in known:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
 
-def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: Path | None) -> None:
-    """Train, then take the weights of the best epoch."""
+def fit(
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    data: ImageData,
+    run_dir: Path,
+    resume: Path | None,
+    compiled: bool = False,
+) -> None:
+    """Train, through `torch.compile` if `compiled`, then take the weights of the best epoch.
+
+    ``failure.json`` in the run directory says why a run failed.
+    """
+    failure = run_dir / "failure.json"
+    if compiled:
+        classifier.model.compile()
     if resume is not None:
         checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
-    trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    failure.unlink(missing_ok=True)
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    except Exception as error:
+        if trainer.is_global_zero:
+            write_json({"error": f"{type(error).__name__}: {error}"}, failure)
+        raise
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     if not best:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
@@ -138,30 +176,11 @@ def start(config: DictConfig, run_dir: Path) -> None:
     write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 
-def write_json(figures: dict[str, Any], file: Path) -> None:
-    """Write figures of a run."""
-    write_whole(file, json.dumps(figures, indent=2) + "\n")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read figures of a run that goes on."""
-    try:
-        figures = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is missing or damaged: the run cannot go on") from error
-    if not isinstance(figures, dict):
-        raise ConfigError(f"{file} is damaged: the run cannot go on")
-    return figures
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def finish(trainer: pl.Trainer, config: DictConfig, summary: dict[str, Any], run_dir: Path) -> None:
+    """Write the figures of a run that is done: `summary.json`, and its row in TensorBoard."""
+    write_json(summary, run_dir / "summary.json")
+    tensorboard.add_hyperparameters(
+        trainer.logger.experiment,  # type: ignore[union-attr]
+        tensorboard.hyperparameters(config, summary),
+        tensorboard.final_metrics(summary),
+    )

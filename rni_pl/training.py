@@ -40,7 +40,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
     if trainer.is_global_zero:
         runs.start(config, run_dir)
-    runs.fit(trainer, classifier, data, last)
+    runs.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = runs.test(trainer, classifier, data)
     spec = classifier.spec
     summary: dict[str, Any] = {
@@ -57,7 +57,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
         "seed": config.seed,
     }
     if trainer.is_global_zero:
-        runs.write_json(summary, run_dir / "summary.json")
+        runs.finish(trainer, config, summary, run_dir)
     return Outcome(runs.finished(classifier), history.record, summary)
 
 

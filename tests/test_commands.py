@@ -284,6 +284,8 @@ def test_two_processes(tmp_path: Path) -> None:
     )
     assert done.status == 0, done.err
     assert "MEMBER: 2/2" in done.err
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert len(events.Histograms("importance/all")) == 1  # by the first process alone
     done = run_python(
         str(ROOT / "prune.py"), "checkpoint=run", *SHORT, "trainer=ddp_cpu", "hydra.run.dir=small",
         cwd=tmp_path,
@@ -375,7 +377,7 @@ def test_unknown_keys_do_not_compose() -> None:
 def test_help_lists_the_groups(tmp_path: Path) -> None:
     done = run_python(str(ROOT / "train.py"), "--help", cwd=tmp_path)
     assert done.status == 0
-    assert "method: l1, rni, ucs" in done.out
+    assert "method: l1, polarization, rni, ucs" in done.out
 
 
 @pytest.mark.slow

@@ -15,10 +15,10 @@ from rni_pl.callbacks import SparsityRegulariser
 from rni_pl.callbacks.sparsity import add_gradient, trainable_scales
 from rni_pl.classifier import Classifier
 from rni_pl.models.build import ModelSpec
-from rni_pl.penalties import L1, RNI, UCS, Regulariser
+from rni_pl.penalties import L1, RNI, UCS, Polarization, Regulariser
 from rni_pl.recipe import Recipe, parameter_groups
 
-REGULARISERS = [RNI(1e-2, 1.5), L1(1e-2), UCS()]
+REGULARISERS = [RNI(1e-2, 1.5), L1(1e-2), UCS(), Polarization(1e-2, 1.2)]
 
 
 class Snoop(pl.Callback):
@@ -159,3 +159,23 @@ def test_schedule_drops_at_half_and_three_quarters() -> None:
     plain, scales = (list(column) for column in zip(*rates, strict=True))
     assert plain == pytest.approx([0.1] * 50 + [0.01] * 25 + [0.001] * 25)
     assert scales == pytest.approx([1.0] * 50 + [0.1] * 25 + [0.01] * 25)
+
+
+@pytest.mark.parametrize(
+    ("curve", "middle", "end"), [("cosine", 0.05, 0.0), ("onecycle", None, 0.0)]
+)
+def test_other_curves(curve: str, middle: float | None, end: float) -> None:
+    recipe = Recipe(lr=0.1, curve=curve)
+    optimizer = recipe.optimizer(models.resnet20(norm="sigbn"))
+    schedule = recipe.schedule(optimizer, total_steps=100)
+    rates = []
+    for _ in range(100):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    plain, scales = (list(column) for column in zip(*rates, strict=True))
+    assert scales == pytest.approx([10 * rate for rate in plain])
+    assert max(plain) == pytest.approx(0.1, rel=1e-3)
+    assert plain[-1] == pytest.approx(end, abs=1e-3)
+    if middle is not None:
+        assert plain[50] == pytest.approx(middle)

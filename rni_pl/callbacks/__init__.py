@@ -3,6 +3,7 @@
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
+from rni_pl.callbacks.monitor import Monitor
 from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 
@@ -10,6 +11,7 @@ __all__ = [
     "BestCheckpoint",
     "History",
     "LastCheckpoint",
+    "Monitor",
     "OneShotPruning",
     "SparsityRegulariser",
     "StopOnDivergence",

@@ -1,7 +1,7 @@
 """What a run did, epoch by epoch."""
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -34,14 +34,19 @@ class Record:
 
 
 class History(pl.Callback):
-    """Keeps a `Record`; its state travels in the checkpoint, so that a resumed run adds to it."""
+    """Keeps a `Record`; its state travels in the checkpoint, so that a resumed run adds to it.
+
+    Logs, once an epoch, ``images_per_second`` in training.
+    """
 
     def __init__(self) -> None:
         self.record = Record()
         self._since = 0.0
+        self._before = Record()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
+        self._before = replace(self.record)
         self._since = time.perf_counter()
 
     def on_train_batch_end(
@@ -64,6 +69,13 @@ class History(pl.Callback):
         self.record.epoch.append(trainer.current_epoch)
         if isinstance(trainer.val_dataloaders, list) and len(trainer.val_dataloaders) > 1:
             self.record.test_acc.append(_metric(trainer, "test/acc"))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count what was trained since the last validation, and log the epoch's throughput."""
+        self.record.train_seconds += self._lap()
+        seconds = self.record.train_seconds - self._before.train_seconds
+        images = self.record.images - self._before.images
+        pl_module.log("images_per_second", images / seconds)
 
     def _lap(self) -> float:
         now = time.perf_counter()

@@ -35,7 +35,7 @@ class SparsityRegulariser(pl.Callback):
         """Log penalty and receded channels."""
         with torch.no_grad():
             penalty = self.regulariser.penalty(torch.cat(trainable_scales(pl_module)))
-            sizes = torch.cat([norm.scale(m).abs() for _, m in norm.scaled_norms(pl_module)])
+        sizes = torch.cat(list(norm.scale_sizes(pl_module).values()))
         pl_module.log("sparsity/penalty", penalty)
         for limit in (0.01, 0.1):
             pl_module.log(f"sparsity/receded_{limit}", (sizes < limit).float().mean())

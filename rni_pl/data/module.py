@@ -29,6 +29,7 @@ class ImageData(pl.LightningDataModule):
         split_seed: of the validation split; None: `seed`.
         image_size: size that `source` brings the images to, for the record.
 
+    `classes` are the class names in the order of the labels, once `setup` has loaded the images.
     With `watch_test` set, the test set is a second validation loader.
     """
 
@@ -57,11 +58,11 @@ class ImageData(pl.LightningDataModule):
         self.split_seed = seed if split_seed is None else split_seed
         self.watch_test = False
         self._statistics = (mean, std)
-        self._images: Images | None = None
+        self.classes: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images, once."""
-        if self._images is not None:
+        if self.classes:
             return
         images = self.source(root=self.root)
         images.check()
@@ -76,13 +77,7 @@ class ImageData(pl.LightningDataModule):
         if self.val_fraction:
             self.train, self.val = train_val_split(images.train, self.val_fraction, self.split_seed)
         self.test = images.test
-        self._images = images
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes, in the order of the labels."""
-        assert self._images is not None, "call setup first"
-        return self._images.classes
+        self.classes = images.classes  # the images themselves are in the splits: held once
 
     @property
     def num_classes(self) -> int:

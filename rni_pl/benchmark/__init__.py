@@ -1,0 +1,1 @@
+"""What pruning gains in speed; reads `engines`, `speed`, `networks`, `comparing`."""

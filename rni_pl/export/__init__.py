@@ -1,0 +1,4 @@
+"""From a checkpoint to one file that runs elsewhere.
+
+Reads in the order `folding`, `aligning`, `formats`, `exporting`.
+"""
