@@ -67,6 +67,13 @@ def remove(model: nn.Module, layers: Mapping[str, LayerChannels], keep: Tensor) 
     return smaller
 
 
+def share_tensors(model: nn.Module) -> nn.Module:
+    """A copy of all modules that shares their parameters and buffers."""
+    modules = list(model.modules())
+    tensors = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    return _copy(model, modules, {id(tensor): tensor for tensor in tensors})
+
+
 def _copy(model: nn.Module, modules: Iterable[nn.Module], copied: dict[int, Any]) -> nn.Module:
     """`copy.deepcopy`, several times faster, and without what is `copied` already (id -> copy).
 
