@@ -148,7 +148,7 @@ def fit(
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     if not best:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
-    classifier.model.load_state_dict(checkpoint.read_weights(best))
+    checkpoint.load_weights(classifier.model, checkpoint.read_weights(best))
 
 
 def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:
