@@ -55,6 +55,14 @@ class ChannelGraph:
         assert self.flow is not None
         return [n for n in self.flow.graph.nodes if n.op == "call_module" and n.target == layer]
 
+    def why_unknown(self, layer: str) -> str:
+        """Why the graph has no channels of a layer."""
+        assert self.flow is not None
+        for node in self.nodes(layer):
+            return self.flow.opaque[node]
+        used = any(str(n.target).startswith(f"{layer}.") for n in self.flow.graph.nodes)
+        return "has a forward pass of its own" if used else "is not reached by the forward pass"
+
     def maker_of(self, norm: str) -> str | None:
         """The convolution right in front of a norm layer, where nothing else reads it."""
         calls = self.nodes(norm)

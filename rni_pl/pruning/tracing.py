@@ -163,8 +163,11 @@ class Tracer(fx.Tracer):
     # fx asks these when the network's code does more than call operations.
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Note a layer, or look into it; what an operation calls inside is not noted."""
-        if not self._notes:
+        """Note a layer, or look into it; what an operation calls inside is not noted.
+
+        A module that is none of the network's (``self.features[:3]``) is looked into.
+        """
+        if not self._notes or m not in self.submodule_paths:  # type: ignore[operator]
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
