@@ -2,7 +2,8 @@
 
 import pickle
 import zipfile
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,17 @@ def spec_of(checkpoint: dict[str, Any]) -> ModelSpec:
     return spec
 
 
+def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
+    """`load_state_dict` of a plain mapping.
+
+    Some networks (torchvision's MNASNet) ask for the versions of their layers, which state dicts of
+    their own carry beside the weights.
+    """
+    state = OrderedDict(weights)
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(state)
+
+
 def build_with_weights(spec: ModelSpec, state: dict[str, Any], path: str | Path) -> nn.Module:
     """Build the network and load a Lightning checkpoint's weights into it."""
     with torch.random.fork_rng(devices=[]):  # building draws weights that are not used
@@ -150,7 +162,7 @@ def build_with_weights(spec: ModelSpec, state: dict[str, Any], path: str | Path)
         except ConfigError as error:
             raise CheckpointError(f"checkpoint={path}: {error}") from error
     try:
-        model.load_state_dict(_weights(state))
+        load_weights(model, _weights(state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"checkpoint={path}: the weights do not fit: {reason}") from error

@@ -178,7 +178,7 @@ RULES: dict[str, Rule] = {
         "a list of shares in [0, 1]",
         lambda v: isinstance(v, list) and all(_number(s) and 0 <= s <= 1 for s in v),
     ),
-    "trainer.max_epochs": _integer_from(1),
+    "trainer.max_epochs": _integer_from(0),
     "trainer.accumulate_grad_batches": _integer_from(1),
     "trainer.check_val_every_n_epoch": _integer_from(1),
     "trainer.limit_train_batches": LIMIT,
@@ -267,7 +267,7 @@ def _check_together(config: DictConfig) -> None:
     if config.optimizer.nesterov and not config.optimizer.momentum:
         raise ConfigError("optimizer.momentum=0 is not allowed with optimizer.nesterov=true")
     every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
-    if every > epochs:
+    if every > epochs > 0:
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every} is not allowed with "
             f"trainer.max_epochs={epochs}: no epoch would be validated"

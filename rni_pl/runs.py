@@ -141,10 +141,14 @@ def fit(
         if trainer.is_global_zero:
             write_json({"error": f"{type(error).__name__}: {error}"}, failure)
         raise
+    if trainer.max_epochs == 0:  # the network as it is
+        for name in ("best", "last"):
+            trainer.save_checkpoint(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=False)
+        return
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     if not best:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
-    classifier.model.load_state_dict(checkpoint.read_weights(best))
+    checkpoint.load_weights(classifier.model, checkpoint.read_weights(best))
 
 
 def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:

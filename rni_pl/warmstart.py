@@ -69,7 +69,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
             state = {**state, **{mine: state[theirs] for mine, theirs in pairs}}
             state = {key: value for key, value in state.items() if key not in foreign}
     try:
-        model.load_state_dict(state)
+        checkpoint.load_weights(model, state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"init={path} does not fit the network: {reason}") from error

@@ -92,7 +92,7 @@ def test_any_network_can_be_pruned() -> None:
         ({"arch": "alexnet"}, "arch=alexnet"),
         ({"dataset": "mnist"}, "data=mnist"),
         ({"reg_weight": -1.0}, "method.reg_weight=-1.0"),
-        ({"epochs": 0}, "trainer.max_epochs=0"),
+        ({"epochs": -1}, "trainer.max_epochs=-1"),
         ({"device": "abacus"}, "abacus"),
         ({"overrides": ["nonsense=1"]}, "nonsense"),
     ],

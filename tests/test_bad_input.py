@@ -50,7 +50,7 @@ def refused(finished, *words: str) -> None:
         (["data.batch_size=1"], ["data.batch_size=1", "from 2"]),
         (["data.val_fraction=1"], ["data.val_fraction=1", "0 <= value < 1"]),
         (["data.val_fraction=0.0001"], ["data.val_fraction=0.0001", "validate"]),
-        (["trainer.max_epochs=0"], ["trainer.max_epochs=0"]),
+        (["trainer.max_epochs=-1"], ["trainer.max_epochs=-1"]),
         (["trainer.accelerator=abacus"], ["trainer", "abacus"]),
         (["trainer.precision=3"], ["trainer", "3"]),
         (["trainer.sync_batchnorm=true"], ["trainer.sync_batchnorm=true", "SigBN"]),

@@ -1,6 +1,9 @@
 """Randomly composed networks keep the equality: masked computes what pruned does."""
 
 import copy
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -9,11 +12,33 @@ from test_pruning import difference, masked, randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rni_pl import convert_batchnorm
 from rni_pl.pruning import prune
-from rni_pl.pruning.cost import CostModel, parameter_count
+from rni_pl.pruning.cost import CostModel, macs, parameter_count
 from rni_pl.pruning.graph import trace
 
-ACTIVATIONS = [nn.ReLU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.LeakyReLU, nn.GELU]
+
+class Written(nn.Module):
+    """An activation as code writes it, not as a layer."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+# Each maps 0 to 0.
+FUNCTIONS = [
+    F.relu, torch.tanh, lambda x: F.silu(x, inplace=True), lambda x: x.clamp(min=0, max=6),
+    lambda x: x * torch.sigmoid(x), lambda x: (x - 0.5 * x) / 2, lambda x: x * F.relu6(x + 3) / 6,
+]  # fmt: skip
+LAYERS = [nn.ReLU, nn.SiLU, nn.Hardswish, nn.Tanh, nn.LeakyReLU, nn.GELU, nn.PReLU]
+ACTIVATIONS: list[Callable[[], nn.Module]] = [
+    *LAYERS, *(functools.partial(Written, function) for function in FUNCTIONS),
+]  # fmt: skip
+Activation = Callable[[], nn.Module]
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 3, **options: int) -> nn.Sequential:
@@ -26,7 +51,7 @@ def conv_bn(inputs: int, outputs: int, kernel: int = 3, **options: int) -> nn.Se
 class Plain(nn.Module):
     """Convolution, norm, activation; perhaps strided."""
 
-    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
         super().__init__()
         self.body, self.act = conv_bn(inputs, outputs, stride=stride), act()
 
@@ -37,21 +62,45 @@ class Plain(nn.Module):
 class Residual(nn.Module):
     """Two convolutions beside an identity or, with another width, zero-padded channels."""
 
-    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
         super().__init__()
         self.a, self.b = conv_bn(inputs, inputs + 4), conv_bn(inputs + 4, outputs, stride=stride)
         self.act, self.stride = act(), stride
         self.front, self.back = (outputs - inputs) // 2, (outputs - inputs + 1) // 2
 
+    def shortcut(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, :: self.stride, :: self.stride], [0] * 4 + [self.front, self.back])
+
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], [0] * 4 + [self.front, self.back])
-        return self.act(shortcut + self.b(self.act(self.a(x))))
+        return self.act(self.shortcut(x) + self.b(self.act(self.a(x))))
+
+
+class Padded(Residual):
+    """The same with the zero channels in a layer, which can be pruned too."""
+
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
+        super().__init__(inputs, outputs, act, stride)
+        self.pad = nn.ConstantPad3d((0, 0, 0, 0, self.front, self.back), 0.0)
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return self.pad(x[:, :, :: self.stride, :: self.stride])
+
+
+class Projected(Residual):
+    """The same with a strided 1x1 convolution in the shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
+        super().__init__(inputs, outputs, act, stride)
+        self.down = conv_bn(inputs, outputs, 1, stride=stride)
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        return self.down(x)
 
 
 class Inverted(nn.Module):
     """Expansion, depthwise convolution (perhaps without a norm of its own), gate, projection."""
 
-    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
         super().__init__()
         wide = inputs + 8
         self.expand, self.act = conv_bn(inputs, wide, 1), act()
@@ -70,21 +119,23 @@ class Inverted(nn.Module):
 class Branches(nn.Module):
     """Concatenated branches, one of them pooled."""
 
-    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
         super().__init__()
         self.a = conv_bn(inputs, outputs // 2, 1, stride=stride)
-        self.b = conv_bn(inputs, outputs - outputs // 2, stride=1)
-        self.pool = nn.AvgPool2d(3, stride, 1)
+        self.b = conv_bn(inputs, outputs - outputs // 2 - 6, stride=1)
+        self.pool, self.stride = nn.AvgPool2d(3, stride, 1), stride
+        self.c = conv_bn(inputs, 6)
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(torch.cat([self.a(x), self.pool(self.b(x))], 1))
+        pooled = F.max_pool2d(self.c(x), 3, self.stride, 1)
+        return self.act(torch.cat([self.a(x), self.pool(self.b(x)), pooled], 1))
 
 
 class Dense(nn.Module):
     """Pre-activation layer whose input is passed on beside its output."""
 
-    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
         super().__init__()
         self.norm, self.act = nn.BatchNorm2d(inputs), act()
         self.grow = nn.Conv2d(inputs, 6, 3, padding=1, bias=False)
@@ -100,29 +151,55 @@ class Dense(nn.Module):
 class Shuffled(nn.Module):
     """Split in halves, one worked on, concatenated and shuffled."""
 
-    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
         super().__init__()
         self.enter = Plain(inputs, outputs, act, stride)
         self.worked = conv_bn(outputs // 2, outputs // 2)
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
-        one, two = self.enter(x).chunk(2, 1)
+        x = self.enter(x)
+        one, two = self.split(x)
         x = torch.cat([one, self.act(self.worked(two))], 1)
+        return self.shuffle(x)
+
+    def split(self, x: Tensor) -> Any:
+        return x.chunk(2, 1)
+
+    def shuffle(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
         return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class ShuffledByLayer(Shuffled):
+    """The same with torch's layer, and a split by computed size."""
+
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
+        super().__init__(inputs, outputs, act, stride)
+        self.shuffle = nn.ChannelShuffle(2)  # type: ignore[assignment]
+
+    def split(self, x: Tensor) -> Any:
+        return torch.split(x, x.size(1) // 2, dim=1)
 
 
 class Grouped(nn.Module):
     """A bottleneck with a grouped convolution."""
 
-    def __init__(self, inputs: int, outputs: int, act: type[nn.Module], stride: int) -> None:
+    groups = 4
+
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int) -> None:
         super().__init__()
-        self.a, self.b = conv_bn(inputs, 16, 1), conv_bn(16, 16, groups=4, stride=stride)
+        self.a, self.b = conv_bn(inputs, 16, 1), conv_bn(16, 16, groups=self.groups, stride=stride)
         self.c, self.act = conv_bn(16, outputs, 1), act()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.c(self.act(self.b(self.act(self.a(x))))))
+
+
+class WideGroups(Grouped):
+    """Few groups of many channels, of which each loses the same ones."""
+
+    groups = 2
 
 
 class Net(nn.Module):
@@ -131,27 +208,33 @@ class Net(nn.Module):
     def __init__(self, blocks: list[nn.Module], width: int, flatten: bool) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-        self.pool = nn.AdaptiveMaxPool2d(2 if flatten else 1)
+        self.pool = nn.AdaptiveMaxPool2d(2) if flatten else nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(width * (4 if flatten else 1), 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.flatten(self.pool(self.blocks(x)), 1))
 
 
-BLOCKS = [Plain, Residual, Inverted, Branches, Dense, Shuffled, Grouped]
+BLOCKS = [
+    Plain, Residual, Padded, Projected, Inverted, Branches, Dense, Shuffled, ShuffledByLayer,
+    Grouped, WideGroups,
+]  # fmt: skip
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> nn.Module:
     torch.manual_seed(draw(st.integers(0, 2**16)))
-    width, blocks = 8, [Plain(3, 8, nn.ReLU, 1)]
+    width, blocks = 16, [Plain(3, 16, nn.ReLU, 1)]
     for _ in range(draw(st.integers(1, 5))):
         outputs = width + 2 * draw(st.integers(0, 4))
         act = draw(st.sampled_from(ACTIVATIONS))
         kind = draw(st.sampled_from(BLOCKS))
         blocks.append(kind(width, outputs, act, draw(st.sampled_from([1, 1, 2]))))
         width = outputs
-    return randomise(Net(blocks, width, draw(st.booleans()))).double().eval()
+    model = Net(blocks, width, draw(st.booleans()))
+    if draw(st.booleans()):
+        model = convert_batchnorm(model)
+    return randomise(model).double().eval()
 
 
 @given(
@@ -163,7 +246,7 @@ def networks(draw: st.DrawFn) -> nn.Module:
     target=st.sampled_from(["channels", "params", "macs"]),
 )
 @settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
 def test_masked_equals_pruned(model, ratio, scope, coupled, round_to, target) -> None:
     x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
@@ -174,12 +257,22 @@ def test_masked_equals_pruned(model, ratio, scope, coupled, round_to, target) ->
         assert pruned.train()(x).shape == (2, 5)
 
 
-@given(model=networks())
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-def test_costs_are_counted(model) -> None:
-    graph = trace(model, torch.zeros(1, 3, 16, 16, dtype=torch.float64))
+@given(model=networks(), coupled=st.booleans())
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+def test_costs_are_counted(model, coupled) -> None:
+    x = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    graph = trace(model, x)
+    costs = CostModel(model, graph)
     keep = torch.ones(graph.size, dtype=torch.bool)
-    assert CostModel(model, graph).params(keep) == parameter_count(model)
+    dense = costs.params(keep), costs.macs(keep)
+    pruned, report = prune(model, x, 0.5, coupled=coupled)
+    for layer, kept in report.kept.items():
+        units = graph.layers[layer].outputs
+        keep[units] = False
+        keep[units[kept]] = True
+    assert dense[0] - costs.params(keep) == parameter_count(model) - parameter_count(pruned)
+    assert dense[1] == macs(model, x.shape[1:])
+    assert costs.macs(keep) == macs(pruned, x.shape[1:])
 
 
 class Odd(nn.Module):

@@ -1,6 +1,8 @@
 """Networks as people bring them: pruned exactly, and everything works afterwards."""
 
 import copy
+from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rni_pl import convert_batchnorm
+from rni_pl.config import compose_config, plain
+from rni_pl.errors import PruningError
 from rni_pl.norm import SigmoidBatchNormAct2d
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import CostModel, macs, parameter_count
@@ -17,58 +21,39 @@ from rni_pl.pruning.graph import trace
 from rni_pl.pruning.surgery import resize, structure_of
 
 timm = pytest.importorskip("timm")
+import zoo  # noqa: E402  needs timm
+from zoo import Entry  # noqa: E402
 
-# Builders of torchvision's networks, and the smallest image they take.
-TORCHVISION = {
-    "resnet18": 32,
-    "resnet50": 32,
-    "resnext50_32x4d": 32,
-    "wide_resnet50_2": 32,
-    "vgg16_bn": 32,
-    "mobilenet_v2": 32,
-    "mobilenet_v3_large": 32,
-    "efficientnet_b0": 32,
-    "densenet121": 32,
-    "shufflenet_v2_x1_0": 32,
-    "regnet_y_400mf": 32,
-    "googlenet": 32,
-    "inception_v3": 75,
-    "mnasnet1_0": 32,
-}
 REQUESTS = [
-    {"ratio": 0.5, "scope": "global", "coupled": False},
-    {"ratio": 0.9, "scope": "local", "coupled": False},
-    {"ratio": 0.5, "scope": "local", "coupled": True},
-    {"ratio": 0.9, "scope": "global", "coupled": True},
+    {"ratio": ratio, "scope": scope, "coupled": coupled}
+    for ratio, scope, coupled in product((0.5, 0.9), ("global", "local"), (False, True))
 ]
 
 
-def network(name: str) -> nn.Module:
-    options = {}
-    if name in ("googlenet", "inception_v3"):
-        options = {"aux_logits": False, "init_weights": False}
-    return getattr(torchvision.models, name)(num_classes=10, **options)
+def names(value: object) -> str:
+    return value.name if isinstance(value, Entry) else "-".join(map(str, value.values()))
 
 
-@pytest.fixture(scope="module", params=list(TORCHVISION))
-def dense(request: pytest.FixtureRequest) -> tuple[str, nn.Module]:
-    torch.manual_seed(0)
-    return request.param, randomise(network(request.param)).eval()
+@pytest.fixture(scope="module", params=zoo.TORCHVISION, ids=names)
+def dense(request: pytest.FixtureRequest) -> tuple[Entry, nn.Module]:
+    return request.param, request.param.build()
 
 
-@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: "-".join(map(str, r.values())))
-def test_every_listed_network(dense: tuple[str, nn.Module], request_: dict) -> None:
-    name, model = dense
-    x = torch.randn(2, 3, TORCHVISION[name], TORCHVISION[name])
+@pytest.mark.parametrize("request_", REQUESTS, ids=names)
+def test_every_listed_network(dense: tuple[Entry, nn.Module], request_: dict) -> None:
+    entry, model = dense
+    x = entry.images()
     pruned, report = prune(model, x, **request_)
     assert report.channels_pruned < 0.75 * report.channels_dense
     with torch.no_grad():
         assert difference(pruned(x), masked(model, report)(x)) < 1e-4
 
-    pruned.train()
+    optimizer = torch.optim.SGD(pruned.train().parameters(), lr=0.01)
     F.cross_entropy(pruned(x), torch.tensor([0, 1])).backward()
     assert all(p.grad is not None for p in pruned.parameters())
-    pruned.eval()
+    nn.utils.clip_grad_norm_(pruned.parameters(), 0.1)  # random scales make them very large
+    optimizer.step()
+    assert pruned.eval()(x).isfinite().all()
 
     rebuilt = resize(copy.deepcopy(model), structure_of(pruned))
     rebuilt.load_state_dict(pruned.state_dict())
@@ -76,28 +61,65 @@ def test_every_listed_network(dense: tuple[str, nn.Module], request_: dict) -> N
         assert torch.equal(rebuilt.eval()(x), pruned(x))
 
 
-def test_costs_are_the_counters(dense: tuple[str, nn.Module]) -> None:
-    name, model = dense
-    shape = (3, TORCHVISION[name], TORCHVISION[name])
-    graph = trace(model, torch.zeros(1, *shape))
+# Two of the eight requests for each network, other ones for the next.
+SOME = [
+    (entry, REQUESTS[place])
+    for i, entry in enumerate(zoo.TORCHVISION)
+    for place in (i % 4, 4 + (i + i // 4) % 4)
+]
+
+
+@pytest.mark.parametrize(("entry", "request_"), SOME, ids=names)
+def test_checkpoint_and_export(entry: Entry, request_: dict, tmp_path: Path) -> None:
+    x = entry.images()
+    pruned, _ = prune(entry.build(), x, **request_)
+    loaded = zoo.through_checkpoint(entry.spec, pruned, tmp_path / "pruned.ckpt")
+    program = torch.export.export(loaded, (x,))
+    with torch.no_grad():
+        assert torch.equal(loaded(x), pruned(x))
+        assert difference(program.module()(x), pruned(x)) < 1e-4
+
+
+def test_every_listed_network_has_its_file_in_conf() -> None:
+    for entry in zoo.TORCHVISION:
+        arch = plain(compose_config("train", [f"arch={entry.name}"]).arch)
+        assert arch["_target_"] == entry.target
+
+
+def independent_costs(model: nn.Module, x: torch.Tensor) -> tuple[int, int]:
+    """Parameters and multiply-accumulates of one image, as fvcore counts them."""
+    fvcore = pytest.importorskip("fvcore.nn")
+    analysis = fvcore.FlopCountAnalysis(model.eval(), x[:1])
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counted = analysis.by_operator()
+    return fvcore.parameter_count(model)[""], int(counted["conv"] + counted["linear"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_costs_are_the_counters(dense: tuple[Entry, nn.Module]) -> None:
+    entry, model = dense
+    x, shape = entry.images(1), entry.spec.image_shape
+    graph = trace(model, x)
     costs = CostModel(model, graph)
     keep = torch.ones(graph.size, dtype=torch.bool)
     assert costs.params(keep) == parameter_count(model)
     assert costs.macs(keep) == macs(model, shape)
-    pruned, report = prune(model, torch.zeros(1, *shape), 0.5, coupled=True)
+    assert independent_costs(model, x) == (parameter_count(model), macs(model, shape))
+    pruned, report = prune(model, x, 0.5, coupled=True)
     for layer, kept in report.kept.items():
         units = graph.layers[layer].outputs
         keep[units] = False
         keep[units[kept]] = True
     assert costs.params(keep) == parameter_count(pruned)
     assert costs.macs(keep) == macs(pruned, shape)
+    assert independent_costs(pruned, x) == (parameter_count(pruned), macs(pruned, shape))
 
 
 @pytest.mark.parametrize("target", ["params", "macs"])
-def test_budgets_are_met(dense: tuple[str, nn.Module], target: str) -> None:
-    name, model = dense
-    shape = (3, TORCHVISION[name], TORCHVISION[name])
-    pruned, _ = prune(model, torch.zeros(1, *shape), 0.4, target=target, coupled=True)
+def test_budgets_are_met(dense: tuple[Entry, nn.Module], target: str) -> None:
+    entry, model = dense
+    shape = entry.spec.image_shape
+    pruned, _ = prune(model, entry.images(1), 0.4, target=target, coupled=True)
     if target == "params":
         removed = 1 - parameter_count(pruned) / parameter_count(model)
     else:
@@ -105,19 +127,9 @@ def test_budgets_are_met(dense: tuple[str, nn.Module], target: str) -> None:
     assert removed == pytest.approx(0.4, abs=0.01)
 
 
-@pytest.mark.slow
-def test_pruned_networks_export(dense: tuple[str, nn.Module]) -> None:
-    name, model = dense
-    x = torch.randn(2, 3, TORCHVISION[name], TORCHVISION[name])
-    pruned, _ = prune(model, x, 0.5, coupled=True)
-    program = torch.export.export(pruned, (x,))
-    with torch.no_grad():
-        assert torch.allclose(program.module()(x), pruned(x), atol=1e-4, rtol=1e-3)
-
-
 @pytest.mark.parametrize("name", ["resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0"])
 def test_multiples_of_eight(name: str) -> None:
-    model = randomise(network(name)).eval()
+    model = zoo.find(name).build()
     dense_widths = {n: m.num_features for n, m in model.named_modules() if hasattr(m, "momentum")}
     _, report = prune(model, torch.zeros(1, 3, 32, 32), 0.5, round_to=8, coupled=True)
     for layer, kept in report.kept.items():
@@ -138,29 +150,24 @@ def test_auxiliary_heads_are_pruned_with_the_rest() -> None:
     assert [o.shape for o in outputs] == [(2, 10)] * 3
 
 
-# One of each family of timm that torch.fx traces and that has channels to prune.
-TIMM = [
-    "resnet18", "resnet50d", "seresnet50", "ecaresnet50t", "resnetrs50", "res2net50_26w_4s",
-    "resnest14d", "skresnet18", "legacy_seresnet18", "gcresnet33ts", "resnetblur50", "densenet121",
-    "mobilenetv2_100", "mobilenetv3_small_050", "mobilenetv4_conv_small", "mnasnet_100",
-    "efficientnet_b0", "tf_efficientnetv2_b0", "mixnet_s", "spnasnet_100", "fbnetc_100",
-    "ghostnet_100", "ghostnetv2_100", "lcnet_050", "tinynet_e", "hardcorenas_a", "rexnet_100",
-    "regnetx_002", "regnety_002", "regnetz_b16", "dla34", "dpn68", "hrnet_w18_small", "xception41",
-    "selecsls42", "cspresnet50", "darknet53", "ese_vovnet19b_dw", "hgnetv2_b0", "tresnet_m",
-    "resnetv2_50", "repghostnet_050", "semnasnet_050", "gernet_s", "repvit_m0_9",
-    "test_efficientnet",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", TIMM)
+@pytest.mark.parametrize("entry", zoo.TIMM, ids=names)
 @torch.no_grad()
-def test_timm_families(name: str) -> None:
-    model = randomise(timm.create_model(name, num_classes=10)).eval()
-    size = 224 if name == "repvit_m0_9" else 64
-    x = torch.randn(1, 3, size, size)
+def test_timm_families(entry: Entry) -> None:
+    model, x = entry.build(), entry.images(1)
     pruned, report = prune(model, x, 0.5)
     assert report.channels_pruned < report.channels_dense
     assert all(report.skipped.values()), "each layer left whole has its reason"
+    assert difference(pruned(x), masked(model, report)(x)) < 1e-4
+
+
+@pytest.mark.parametrize("entry", zoo.COUPLED, ids=names)
+@torch.no_grad()
+def test_reparametrised_branches_are_coupled(entry: Entry) -> None:
+    model, x = entry.build(), entry.images(1)
+    with pytest.raises(PruningError, match="residual connection"):
+        prune(model, x, 0.5)
+    pruned, report = prune(model, x, 0.5, coupled=True)
+    assert report.channels_pruned < 0.6 * report.channels_dense
     assert difference(pruned(x), masked(model, report)(x)) < 1e-4
 
 

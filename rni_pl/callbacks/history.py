@@ -23,8 +23,10 @@ class Record:
     images: int = 0
 
     @property
-    def best_epoch(self) -> int:
-        """Epoch with the best validation accuracy, the first of equals."""
+    def best_epoch(self) -> int | None:
+        """Epoch with the best validation accuracy, the first of equals; None before the first."""
+        if not self.epoch:
+            return None
         return self.epoch[max(range(len(self.val_acc)), key=lambda i: self.val_acc[i])]
 
     @property

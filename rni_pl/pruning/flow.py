@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from rni_pl.pruning import kinds, ops
 from rni_pl.pruning.numbering import LayerChannels, Ties, Unknown, fixed, numbers_in
@@ -28,9 +28,8 @@ class Unfit(Exception):
 class Flow:
     """The network on channel numbers; see the head of `rni_pl.pruning.graph`."""
 
-    def __init__(self, model: nn.Module, traced: Traced) -> None:
-        self.model, self.graph, self.shapes = model, traced.graph, traced.shapes
-        self.modules = dict(model.named_modules())
+    def __init__(self, traced: Traced) -> None:
+        self.modules, self.graph, self.shapes = traced.modules, traced.graph, traced.shapes
         self.ties = Ties()
         self.layers: dict[str, LayerChannels] = {}
         self.scaled: list[str] = []
@@ -43,7 +42,7 @@ class Flow:
         self._results: dict[fx.Node, Any] = {}
         self._calls: dict[fx.Node, LayerChannels] = {}
         self._pairs: dict[fx.Node, list[Tensor]] = defaultdict(list)
-        self._opaque: set[fx.Node] = set()
+        self.opaque: dict[fx.Node, str] = {}  # operations that are not understood, and why not
         self._locked: set[str] = set()
 
     def number(self) -> None:
@@ -82,14 +81,14 @@ class Flow:
             result = ops.run(self, args, kwargs)
         except (Unknown, *MISFITS) as error:
             why = str(error) if isinstance(error, Unknown) else f"cannot be followed ({error})"
-            self._opaque.add(self.node)
+            self.opaque[self.node] = why.splitlines()[0]
             self.pin_all((args, kwargs), f"feeds {self.place_name}, which {why}".splitlines()[0])
             result = fixed(self.shapes[self.node])
         self._results[self.node] = result
         return result
 
     def _check(self, args: tuple, kwargs: dict) -> Any:
-        if self.node in self._opaque:
+        if self.node in self.opaque:
             return self._results[self.node]
         try:
             return ops.run(self, args, kwargs)

@@ -10,8 +10,7 @@ Number 0 stands for whatever cannot be removed. A number is negative until a Bat
 the channel: a layer that reads it then would see more than the scale, so the channel has to stay.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rni_pl.errors import PruningError
-from rni_pl.pruning import flow, tracing
+from rni_pl.pruning import flow, surgery, tracing
 from rni_pl.pruning.numbering import LayerChannels
 
 
@@ -56,6 +55,14 @@ class ChannelGraph:
         assert self.flow is not None
         return [n for n in self.flow.graph.nodes if n.op == "call_module" and n.target == layer]
 
+    def why_unknown(self, layer: str) -> str:
+        """Why the graph has no channels of a layer."""
+        assert self.flow is not None
+        for node in self.nodes(layer):
+            return self.flow.opaque[node]
+        used = any(str(n.target).startswith(f"{layer}.") for n in self.flow.graph.nodes)
+        return "has a forward pass of its own" if used else "is not reached by the forward pass"
+
     def maker_of(self, norm: str) -> str | None:
         """The convolution right in front of a norm layer, where nothing else reads it."""
         calls = self.nodes(norm)
@@ -87,28 +94,16 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
         PruningError: `torch.fx` cannot trace the model, or the example does not fit it.
     """
     inputs = as_tuple(example_inputs)
-    with in_mode(model, training=False):
-        traced = tracing.trace(model, inputs)
-        complete = not _unreached(model, traced)
-        if not complete:  # auxiliary heads, which exist in training alone
-            in_training = _trace_in_training(model, inputs)
-            traced, complete = in_training or traced, in_training is not None
-        channel_flow = flow.Flow(model, traced)
-        channel_flow.number()
+    # Code that is traced may note results on its modules (caches): they are none of the model's.
+    twin = surgery.share_tensors(model).eval()
+    traced = tracing.trace(twin, inputs)
+    complete = not _unreached(traced)
+    if not complete:  # auxiliary heads, which exist in training alone
+        in_training = _trace_in_training(model, inputs)
+        traced, complete = in_training or traced, in_training is not None
+    channel_flow = flow.Flow(traced)
+    channel_flow.number()
     return _resolve(channel_flow, complete)
-
-
-@contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Have every module of `model` in training or in evaluation mode for a while."""
-    others = [module for module in model.modules() if module.training is not training]
-    for module in others:
-        module.training = training
-    try:
-        yield
-    finally:
-        for module in others:
-            module.training = not training
 
 
 def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
@@ -121,17 +116,16 @@ def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
 def _trace_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> tracing.Traced | None:
     """The graph of the training mode, where it can be traced."""
     try:
-        with in_mode(model, training=True):
-            return tracing.trace(model, inputs)
+        return tracing.trace(surgery.share_tensors(model).train(), inputs)
     except PruningError:
         return None
 
 
-def _unreached(model: nn.Module, traced: tracing.Traced) -> bool:
+def _unreached(traced: tracing.Traced) -> bool:
     """Whether some layer with parameters is not part of the traced graph."""
     called = traced.layers
     above = {name[:i] for name in called for i, c in enumerate(name) if c == "."}
-    for name, module in model.named_modules():
+    for name, module in traced.modules.items():
         if module._parameters and name not in called | above:
             ancestors = (name[:i] for i, c in enumerate(name) if c == ".")
             if called.isdisjoint(ancestors):

@@ -1,7 +1,5 @@
 """The functions and layers that the engine knows, by name and by class."""
 
-from collections.abc import Iterable
-
 from torch import fx, nn
 
 from rni_pl.norm import SigmoidBatchNorm2d, SigmoidBatchNormAct2d
@@ -79,13 +77,16 @@ def is_known(layer: nn.Module) -> bool:
         isinstance(layer, WITH_CHANNELS)
         and not has_hooks(layer)
         and layer._parameters.keys() | layer._buffers.keys() <= TENSORS
-        and not (layer._modules and _holds_tensors(layer.children()))
+        and not any(_holds_tensors(child) for child in layer._modules.values())
         and (_has_a_forward_we_know(layer) or keeps_channels_apart(layer))
     )
 
 
-def _holds_tensors(children: Iterable[nn.Module]) -> bool:
-    return any(m._parameters or m._buffers for child in children for m in child.modules())
+def _holds_tensors(layer: nn.Module | None) -> bool:
+    if layer is None:
+        return False
+    own = bool(layer._parameters or layer._buffers)
+    return own or any(_holds_tensors(child) for child in layer._modules.values())
 
 
 def _has_a_forward_we_know(layer: nn.Module) -> bool:

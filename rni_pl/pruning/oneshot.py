@@ -128,7 +128,7 @@ def _report(
     reached = set(graph.scaled)
     for name, _ in norm.scaled_norms(model):
         if name not in reached:
-            skipped[name] = "is not reached by the forward pass"
+            skipped[name] = graph.why_unknown(name)
     return PruningReport(
         request.ratio, request.scope, request.target, kept, skipped, widths, absorbed
     )

@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -60,19 +60,26 @@ def remove(model: nn.Module, layers: Mapping[str, LayerChannels], keep: Tensor) 
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
                 copied[id(tensor)] = _sliced(tensor, *kept)
-    smaller = _copy(model, copied)
+    smaller = _copy(model, modules.values(), copied)
     modules = dict(smaller.named_modules())
     for name, values in changed.items():
         _set_sizes(modules[name], values)
     return smaller
 
 
-def _copy(model: nn.Module, copied: dict[int, Any]) -> nn.Module:
+def share_tensors(model: nn.Module) -> nn.Module:
+    """A copy of all modules that shares their parameters and buffers."""
+    modules = list(model.modules())
+    tensors = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    return _copy(model, modules, {id(tensor): tensor for tensor in tensors})
+
+
+def _copy(model: nn.Module, modules: Iterable[nn.Module], copied: dict[int, Any]) -> nn.Module:
     """`copy.deepcopy`, several times faster, and without what is `copied` already (id -> copy).
 
     Large weights are sliced, never copied whole.
     """
-    twins = {m: m.__new__(type(m)) for m in model.modules() if _has_no_copying_of_its_own(m)}
+    twins = {m: m.__new__(type(m)) for m in modules if _has_no_copying_of_its_own(m)}
     copied.update({id(module): twin for module, twin in twins.items()})
     for module, twin in twins.items():
         state = vars(twin)

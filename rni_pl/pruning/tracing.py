@@ -24,6 +24,7 @@ from rni_pl.pruning.numbering import map_tensors, tensors_in
 class Traced:
     """A traced graph; `shapes` has the results by node, with shapes in place of tensors."""
 
+    modules: dict[str, nn.Module]
     graph: fx.Graph
     shapes: dict[fx.Node, Any]
 
@@ -76,11 +77,14 @@ class Tracer(fx.Tracer):
         parameters = list(inspect.signature(model.forward).parameters.values())
         optional = [p for p in parameters[len(self.inputs) :] if p.default is not p.empty]
         self._modules = dict(model.named_modules())
-        tensors = (*model.named_parameters(), *model.named_buffers())
-        self._names = {id(tensor): name for name, tensor in tensors}
+        self._names = {
+            id(tensor): f"{name}.{key}".lstrip(".")
+            for name, module in self._modules.items()
+            for key, tensor in (*module._parameters.items(), *module._buffers.items())
+        }
         graph = self.trace(model, {p.name: p.default for p in optional})
         shapes = {n: map_tensors(value, lambda t: t.shape) for n, value in self.results.items()}
-        return Traced(graph, shapes)
+        return Traced(self._modules, graph, shapes)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether `m` is one operation of the graph."""
@@ -159,8 +163,11 @@ class Tracer(fx.Tracer):
     # fx asks these when the network's code does more than call operations.
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Note a layer, or look into it; what an operation calls inside is not noted."""
-        if not self._notes:
+        """Note a layer, or look into it; what an operation calls inside is not noted.
+
+        A module that is none of the network's (``self.features[:3]``) is looked into.
+        """
+        if not self._notes or m not in self.submodule_paths:  # type: ignore[operator]
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
