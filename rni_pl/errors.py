@@ -23,3 +23,7 @@ class DivergenceError(RniError):
 
 class PruningError(RniError):
     """A network cannot be pruned as asked."""
+
+
+class LaunchError(RniError):
+    """A process of a run was killed, or failed for a reason that it has printed."""

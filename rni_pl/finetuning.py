@@ -51,7 +51,8 @@ def prune_and_finetune(
     runs.fit(trainer, classifier, data, last)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
-    summary.update(best_epoch=record.best_epoch, epochs=trainer.current_epoch)
+    summary.update(best_epoch=record.best_epoch, val_acc=record.best_val_acc)
+    summary.update(epochs=trainer.current_epoch)
     summary.update(seconds=record.seconds, seed=cfg.seed)
     if trainer.is_global_zero:
         runs.write_json(summary, run_dir / "summary.json")

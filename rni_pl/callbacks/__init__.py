@@ -5,6 +5,7 @@ from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
 from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
+from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 
 __all__ = [
     "BestCheckpoint",
@@ -13,4 +14,5 @@ __all__ = [
     "OneShotPruning",
     "SparsityRegulariser",
     "StopOnDivergence",
+    "SyncBatchNorm",
 ]
