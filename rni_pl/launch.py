@@ -7,9 +7,13 @@ the processes get the composed configuration, so that sweeps start no sweeps of 
 import logging
 import os
 import pickle
+import signal
 import tempfile
+import threading
 import traceback
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +68,7 @@ def launch(
         RniError: the mistake that one of them found.
         LaunchError: one of them was killed, or failed otherwise.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -84,10 +88,27 @@ def launch(
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            results = elastic_launch(settings, _worker)(job, folder, count)
+            with _handlers_restored():
+                results = elastic_launch(settings, _worker)(job, folder, count)
         except ChildFailedError as error:
             raise _mistake(Path(folder), error) from error
+        except SignalException as stop:  # which the processes got too, and have ended
+            if stop.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from stop
+            raise SystemExit(128 + stop.sigval) from stop
     return pickle.loads(results[0])
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """Take back the signal handlers that torch's launcher sets and leaves."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _worker(job: bytes, folder: str, count: int) -> bytes | None:

@@ -40,13 +40,15 @@ class Watch(pl.Callback):
         return make_trainer(config, run_dir, [*callbacks, self])
 
     def prune_once(self, pruning: OneShotPruning, trainer: Any, module: Any, stage: str) -> None:
+        already = pruning.report is not None
         prune_once(pruning, trainer, module, stage)
-        self.notes["kept"] = pruning.report.kept
-        self.notes["network"] = digest(module.model)
+        if not already:
+            self.notes["kept"] = pruning.report.kept
+            self.notes["network"] = digest(module.model)
 
     def install(self, patch: Any = setattr) -> None:
         patch(runs, "make_trainer", self.make_trainer)
-        patch(OneShotPruning, "setup", lambda *arguments: self.prune_once(*arguments))
+        patch(OneShotPruning, "setup", lambda *given, **more: self.prune_once(*given, **more))
 
 
 def digest(model: Any) -> str:
