@@ -62,7 +62,7 @@ def share_statistics(rank: int, folder: str) -> None:
 def shallow_net(num_classes: int) -> nn.Module:
     """A network whose training does not multiply rounding errors as a deep one's does."""
     return nn.Sequential(
-        nn.Conv2d(3, 16, 5, stride=2), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(3, 16, 5, stride=2), nn.BatchNorm2d(16), nn.SiLU(),
+        nn.Conv2d(16, 32, 3, stride=2), nn.BatchNorm2d(32), nn.SiLU(),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, num_classes),
     )  # fmt: skip
