@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -60,9 +61,14 @@ def test_unfinished_jobs_go_on(command: Callable, monkeypatch: pytest.MonkeyPatc
     assert interrupted.err.count("error: interrupted") == 2  # the second ran all the same
     assert not Path("sweep/1/summary.json").exists()
 
-    started_from = []
+    started_from: list[Path] = []
     fit = runs.fit
-    monkeypatch.setattr(runs, "fit", lambda *given: [started_from.append(given[3]), fit(*given)])
+
+    def note(*given: Any) -> None:
+        started_from.extend(path for path in given if isinstance(path, Path) and path.suffix)
+        fit(*given)
+
+    monkeypatch.setattr(runs, "fit", note)
     resumed = command("train", *SWEEP, *longer)
     assert resumed.status == 0, resumed.err
     last = Path("checkpoints/last.ckpt")
