@@ -33,6 +33,10 @@ class BenchmarkError(RniError):
     """A benchmark cannot be run as asked."""
 
 
+class LaunchError(RniError):
+    """A process of a run was killed, or failed for a reason that it has printed."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, cut to one line; its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

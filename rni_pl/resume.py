@@ -14,10 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from rni_pl import config as configuration
 from rni_pl.errors import ConfigError
-from rni_pl.models.build import check_trusted
 
 # Overrides that concern one command, not the run.
-OF_ONE_COMMAND = re.compile(r"[+~]*(resume|allow|hydra)\b")
+OF_ONE_COMMAND = re.compile(r"[+~]*(resume|existing|allow|launch|search|hydra)\b")
 
 
 def last_checkpoint(config: DictConfig) -> Path | None:
@@ -38,13 +37,8 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
         CheckpointError: its network is not trusted, nor allowed by this command.
     """
     last_checkpoint(config)
-    stored = _read(Path(config.resume) / "config.yaml", config.resume)
-    if stored.get("command") != command:
-        raise ConfigError(f"resume={config.resume} is no run of {command}.py")
-    overrides = [str(item) for item in stored.get("overrides") or []]
-    overrides = [item for item in overrides if not OF_ONE_COMMAND.match(item)]
-    for item in overrides:
-        _vet(item, config)
+    run_dir = Path(config.resume)
+    stored, overrides = read_run(command, config, run_dir)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
     merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
     OmegaConf.update(merged, "resume", str(config.resume))
@@ -55,26 +49,44 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
     return merged
 
 
-def _read(file: Path, resume: str) -> dict:
+def read_run(command: str, config: DictConfig, run_dir: Path) -> tuple[dict, list[str]]:
+    """What `config.yaml` of a run directory holds, and of the overrides in it those of the run.
+
+    Raises:
+        ConfigError: see `resumed_config`.
+    """
+    stored = _read(run_dir)
+    if stored.get("command") != command:
+        raise ConfigError(f"{run_dir} holds no run of {command}.py")
+    overrides = [str(item) for item in stored.get("overrides") or []]
+    overrides = [item for item in overrides if not OF_ONE_COMMAND.match(item)]
+    for item in overrides:
+        _vet(item, config, run_dir)
+    return stored, overrides
+
+
+def _read(run_dir: Path) -> dict:
     try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        stored = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"resume={resume}: no sound config.yaml there") from error
+        raise ConfigError(f"{run_dir} holds no sound config.yaml") from error
     if not isinstance(stored, dict):
-        raise ConfigError(f"resume={resume}: no sound config.yaml there")
+        raise ConfigError(f"{run_dir} holds no sound config.yaml")
     return stored
 
 
-def _vet(item: str, config: DictConfig) -> None:
+def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
     key, _, value = item.partition("=")
     key = key.lstrip("+~")
     groups = {path.name for path in Path(configuration.config_dir()).iterdir() if path.is_dir()}
     if key == "arch._target_":
+        from rni_pl.models.build import check_trusted  # imports torch
+
         check_trusted({"_target_": value}, _allowed(config.allow, config.overrides))
         return
     elsewhere = key in groups and not re.fullmatch(r"[\w-]+", value)
     if elsewhere or re.search(r"\b_\w+_\b", item) or "/" in key or "@" in key:
-        raise ConfigError(f"resume={config.resume}: {item!r} in its config.yaml is not trusted")
+        raise ConfigError(f"{run_dir}: {item!r} in its config.yaml is not trusted")
 
 
 def _allowed(allow: Collection[str], given: Collection[str]) -> list[str]:

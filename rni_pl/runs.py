@@ -16,14 +16,19 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import checkpoint, hardware, tensorboard
-from rni_pl.callbacks import BestCheckpoint, LastCheckpoint, Monitor, StopOnDivergence
+from rni_pl import checkpoint, hardware, sync, tensorboard
+from rni_pl.callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    Monitor,
+    StopOnDivergence,
+    SyncBatchNorm,
+)
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, RniError
 from rni_pl.files import write_json, write_whole
-from rni_pl.norm import norm_kind
 from rni_pl.sharing import shared
 
 # What a run writes.
@@ -67,9 +72,12 @@ def plain_data_values(config: DictConfig) -> dict[str, Any]:
 
 
 def check_norms(config: DictConfig, model: nn.Module) -> None:
-    """Refuse torch's SyncBatchNorm for networks with SigBN: it would take gamma for the scale."""
-    if config.trainer.sync_batchnorm and norm_kind(model) == "sigbn":
-        raise ConfigError("trainer.sync_batchnorm=true is not allowed with SigBN layers (rni)")
+    """Refuse `trainer.sync_batchnorm` where a layer would lose what it computes."""
+    if config.trainer.sync_batchnorm:
+        try:
+            sync.check(model)
+        except ValueError as error:
+            raise ConfigError(f"trainer.sync_batchnorm=true is not allowed: {error}") from error
 
 
 def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -89,17 +97,26 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
         callbacks = [*callbacks, RichProgressBar()]
     if arguments["enable_model_summary"]:
         callbacks = [*callbacks, RichModelSummary(max_depth=1)]
+    if arguments.pop("sync_batchnorm"):
+        callbacks = [*callbacks, SyncBatchNorm()]
     folder = run_dir / "checkpoints"
     callbacks = [*callbacks, StopOnDivergence(), BestCheckpoint(folder), LastCheckpoint(folder)]
     callbacks = [*callbacks, Monitor(), LearningRateMonitor("epoch")]
     logger = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
     node = OmegaConf.create(arguments)
     try:
-        return instantiate(node, callbacks=callbacks, logger=logger)
+        trainer = instantiate(node, callbacks=callbacks, logger=logger)
     except InstantiationException as error:
         raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+    smallest = 2 * trainer.world_size  # BatchNorm cannot train on one image
+    if config.data.batch_size < smallest:
+        raise ConfigError(
+            f"data.batch_size={config.data.batch_size} is not allowed with {trainer.world_size} "
+            f"processes; allowed: an integer from {smallest}"
+        )
+    return trainer
 
 
 def _quieten() -> None:

@@ -277,25 +277,6 @@ def test_any_label_for_the_data(command: Callable) -> None:
     assert summary(Path("small"))["dataset"] == "my digits"
 
 
-@pytest.mark.slow
-def test_two_processes(tmp_path: Path) -> None:
-    done = run_python(
-        str(ROOT / "train.py"), *DIGITS, "trainer=ddp_cpu", "hydra.run.dir=run", cwd=tmp_path
-    )
-    assert done.status == 0, done.err
-    assert "MEMBER: 2/2" in done.err
-    events = EventAccumulator(str(tmp_path / "run")).Reload()
-    assert len(events.Histograms("importance/all")) == 1  # by the first process alone
-    done = run_python(
-        str(ROOT / "prune.py"), "checkpoint=run", *SHORT, "trainer=ddp_cpu", "hydra.run.dir=small",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.status == 0, done.err
-    assert done.out.count("fine-tuned") == 1
-    assert summary(tmp_path / "small")["channels_pruned"] == 168
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "small"]
-
-
 def test_paper_protocol_picks_on_the_test_set(command: Callable) -> None:
     assert command("train", *DIGITS, "protocol=paper", "hydra.run.dir=run").status == 0
     events = EventAccumulator("run").Reload()

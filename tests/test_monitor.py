@@ -192,7 +192,7 @@ def test_why_a_run_failed_is_kept_until_it_goes_on(tmp_path: Path) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
-    trainer: Any = SimpleNamespace(is_global_zero=True, fit=fail)
+    trainer: Any = SimpleNamespace(is_global_zero=True, max_epochs=1, fit=fail)
     failure = tmp_path / "failure.json"
     with pytest.raises(RuntimeError, match="out of memory"):
         runs.fit(trainer, None, None, tmp_path, None)  # type: ignore[arg-type]

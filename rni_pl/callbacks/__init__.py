@@ -6,6 +6,7 @@ from rni_pl.callbacks.history import History
 from rni_pl.callbacks.monitor import Monitor
 from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
+from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 
 __all__ = [
     "BestCheckpoint",
@@ -15,4 +16,5 @@ __all__ = [
     "OneShotPruning",
     "SparsityRegulariser",
     "StopOnDivergence",
+    "SyncBatchNorm",
 ]

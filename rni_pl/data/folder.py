@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms import v2 as transforms
 
 from rni_pl.data.images import split_indices
+from rni_pl.data.order import SharedBatches
 from rni_pl.data.sources.image_folder import list_images, read_image
 from rni_pl.errors import DataError
 
@@ -110,9 +111,8 @@ class FolderData(pl.LightningDataModule):
         return 3, self.image_size, self.image_size
 
     def train_dataloader(self) -> Any:
-        """Shuffled and augmented batches; a last batch of one is left out."""
-        drop = len(self.train) % self._share(self.batch_size) == 1  # type: ignore[arg-type]
-        return self._loader(self.train, self.batch_size, shuffle=True, drop_last=drop)
+        """Shuffled and augmented batches."""
+        return self._loader(self.train, self.batch_size, training=True)
 
     def val_dataloader(self) -> Any:
         """The set that picks the best epoch, and the test set if it is watched."""
@@ -144,20 +144,19 @@ class FolderData(pl.LightningDataModule):
         centre = [resize, transforms.CenterCrop(self.image_size)]
         return transforms.Compose([*crop, *finish]), transforms.Compose([*centre, *finish])
 
-    def _share(self, batch_size: int) -> int:
-        """Images of a step on one device."""
-        return max(1, batch_size // (self.trainer.world_size if self.trainer else 1))
-
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
-    def _loader(self, images: Dataset, batch_size: int, **options: Any) -> DataLoader:
+    def _loader(self, images: Dataset, batch_size: int, training: bool = False) -> DataLoader:
+        rank, world_size = 0, 1
+        if self.trainer is not None:
+            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        count = len(images)  # type: ignore[arg-type]
         return DataLoader(
             images,
-            self._share(batch_size),
+            batch_sampler=SharedBatches(count, batch_size, self.seed, training, rank, world_size),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=self._generator(),
-            **options,
         )
