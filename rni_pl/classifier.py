@@ -108,9 +108,18 @@ class Classifier(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Keep what is counted so far in this epoch."""
+        metrics: Any = self.metrics["train_metrics"]
+        checkpoint_["train_metrics"] = {key: m.metric_state for key, m in metrics.items()}
+
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         """Refuse foreign checkpoints and those that name code, on every path into Lightning."""
         checkpoint.check(checkpoint_, "the one given", allow=[self.spec.arch.get("_target_", "")])
+        metrics: Any = self.metrics["train_metrics"]
+        for key, state in checkpoint_.get("train_metrics", {}).items():
+            for name, value in state.items():
+                setattr(metrics[key], name, value.to(self.device))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -71,7 +71,7 @@ def _prune(
     prune(classifier.model, example, **vars(pruning.request))
     if trainer.is_global_zero:
         cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
-        runs.start(cfg, run_dir)
+        runs.start(cfg, run_dir, anew=True)
     dense = figures(classifier, runs.test(trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = figures(classifier, runs.test(trainer, classifier, data))

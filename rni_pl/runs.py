@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -19,15 +18,31 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from rni_pl import checkpoint
-from rni_pl.callbacks import BestCheckpoint, LastCheckpoint, StopOnDivergence
+from rni_pl.callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    RandomState,
+    StopOnDivergence,
+    StopOnSignal,
+)
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
-from rni_pl.errors import ConfigError, RniError
+from rni_pl.errors import ConfigError, RniError, StorageError, reason
 from rni_pl.norm import norm_kind
+from rni_pl.resume import resumed_step
+from rni_pl.storage import WholeCheckpoints, write_whole
 
 # What a run writes.
-RUN_FILES = ("config.yaml", "hparams.yaml", "*.json", "events.out.*", "checkpoints/*.ckpt")
+RUN_FILES = (
+    "config.yaml",
+    "hparams.yaml",
+    "summary.json",
+    "before_finetuning.json",
+    "events.out.*",
+    "checkpoints/*.ckpt",
+    "checkpoints/.*.tmp",
+)
 
 # Values of the data configuration that concern one run alone.
 NOT_INHERITED = ("_target_", "source", "seed")
@@ -41,7 +56,7 @@ def make(node: DictConfig, what: str) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, RniError):
             raise cause from error
-        raise ConfigError(f"{what}: {str(cause).splitlines()[0]}") from error
+        raise ConfigError(f"{what}: {reason(cause)}") from error
 
 
 def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
@@ -78,15 +93,20 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     if arguments["enable_model_summary"]:
         callbacks = [*callbacks, RichModelSummary(max_depth=1)]
     folder = run_dir / "checkpoints"
-    callbacks = [*callbacks, StopOnDivergence(), BestCheckpoint(folder), LastCheckpoint(folder)]
-    logger = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
+    callbacks = [*callbacks, RandomState(), StopOnDivergence(), StopOnSignal(folder / "last.ckpt")]
+    callbacks = [*callbacks, BestCheckpoint(folder), LastCheckpoint(folder)]
+    logger = TensorBoardLogger(
+        run_dir, name="", version="", default_hp_metric=False, purge_step=resumed_step(config)
+    )
     node = OmegaConf.create(arguments)
     try:
-        return instantiate(node, callbacks=callbacks, logger=logger)
+        trainer = instantiate(node, callbacks=callbacks, logger=logger)
     except InstantiationException as error:
-        raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
+        raise ConfigError(f"trainer: {reason(error.__cause__ or error)}") from error
     except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"trainer: {reason(error)}") from error
+    trainer.strategy.checkpoint_io = WholeCheckpoints()
+    return trainer
 
 
 def _quieten() -> None:
@@ -99,10 +119,17 @@ def _quieten() -> None:
 
 
 def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: Path | None) -> None:
-    """Train, then take the weights of the best epoch."""
+    """Train, then take the weights of the best epoch.
+
+    Raises:
+        StorageError: something cannot be written; what was written before is whole.
+    """
     if resume is not None:
         checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
-    trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    except OSError as error:  # of the logger's, say
+        raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     if not best:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
@@ -122,15 +149,15 @@ def finished(classifier: Classifier) -> nn.Module:
     return model
 
 
-def start(config: DictConfig, run_dir: Path) -> None:
+def start(config: DictConfig, run_dir: Path, anew: bool) -> None:
     """Make room for a run, and write its resolved configuration.
 
-    What an earlier run left in the same directory is removed, so that nothing of it can pass for
-    the new one's.
+    If it starts `anew`, what an earlier run left in the same directory is removed, so that nothing
+    of it can pass for the new one's.
     """
-    if config.resume is None:
+    if anew:
         found = [file for name in RUN_FILES for file in run_dir.glob(name)]
-        if found:
+        if found and config.resume is None:
             warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=2)
         for file in found:
             file.unlink()
@@ -152,16 +179,3 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(figures, dict):
         raise ConfigError(f"{file} is damaged: the run cannot go on")
     return figures
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

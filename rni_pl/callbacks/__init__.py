@@ -3,7 +3,9 @@
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
+from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.pruning import OneShotPruning
+from rni_pl.callbacks.random_state import RandomState
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 
 __all__ = [
@@ -11,6 +13,8 @@ __all__ = [
     "History",
     "LastCheckpoint",
     "OneShotPruning",
+    "RandomState",
     "SparsityRegulariser",
     "StopOnDivergence",
+    "StopOnSignal",
 ]

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
+
+from rni_pl import checkpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -16,9 +19,16 @@ class BestCheckpoint(ModelCheckpoint):
         )  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best epoch so far, also where the run was moved in between."""
-        here = str(Path(str(self.dirpath)) / "best.ckpt")
-        score = state_dict["best_model_score"]
+        """Go on with the best epoch so far, also where the run was moved in between.
+
+        Raises:
+            CheckpointError: its weights are lost, so that the run could not end as it should.
+        """
+        if not state_dict["best_model_path"]:
+            return  # nothing was validated yet
+        file = Path(str(self.dirpath)) / "best.ckpt"
+        checkpoint.read_plain(checkpoint.locate(file))
+        here, score = str(file), state_dict["best_model_score"]
         super().load_state_dict(
             {
                 **state_dict,
@@ -35,4 +45,11 @@ class LastCheckpoint(ModelCheckpoint):
     """`last.ckpt`: every epoch anew, for going on after an interruption."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "last", enable_version_counter=False)
+        super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have on the disk what was logged so far: a run that goes on logs what follows."""
+        for logger in trainer.loggers:
+            logger.save()

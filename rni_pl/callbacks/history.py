@@ -40,8 +40,8 @@ class History(pl.Callback):
         self.record = Record()
         self._since = 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, be it in the middle of an epoch."""
         self._since = time.perf_counter()
 
     def on_train_batch_end(
@@ -70,6 +70,13 @@ class History(pl.Callback):
         lap, self._since = now - self._since, now
         self.record.seconds += lap
         return lap
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count the time trained so far in this epoch."""
+        self.record.train_seconds += self._lap()
+        checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """The record, in plain values."""
