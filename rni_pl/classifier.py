@@ -109,13 +109,18 @@ class Classifier(pl.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        """Keep what is counted so far in this epoch."""
+        """Keep what all devices counted so far in this epoch."""
+        checkpoint_["train_metrics"] = {}
         metrics: Any = self.metrics["train_metrics"]
-        checkpoint_["train_metrics"] = {key: m.metric_state for key, m in metrics.items()}
+        for key, metric in metrics.items():
+            with metric.sync_context():
+                checkpoint_["train_metrics"][key] = metric.metric_state
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         """Refuse foreign checkpoints and those that name code, on every path into Lightning."""
         checkpoint.check(checkpoint_, "the one given", allow=[self.spec.arch.get("_target_", "")])
+        if self.global_rank:
+            return  # the sum over all devices is one device's to go on with
         metrics: Any = self.metrics["train_metrics"]
         for key, state in checkpoint_.get("train_metrics", {}).items():
             for name, value in state.items():

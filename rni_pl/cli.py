@@ -73,7 +73,7 @@ def _run(name: str, config: DictConfig, run_dir: Path) -> None:
         configuration.check(config)
         from rni_pl import stages  # imports torch: only once the configuration is sound
 
-        warnings.formatwarning = _one_line  # Lightning sets its own on import
+        warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
         stages.run(name, config, run_dir)
     except StorageError as error:
         raise StorageError(f"{error}; {_way_on(config, run_dir)}") from error

@@ -20,18 +20,18 @@ from torch import nn
 from rni_pl import checkpoint
 from rni_pl.callbacks import (
     BestCheckpoint,
+    Continuation,
     LastCheckpoint,
-    RandomState,
     StopOnDivergence,
     StopOnSignal,
 )
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
-from rni_pl.errors import ConfigError, RniError, StorageError, reason
+from rni_pl.errors import ConfigError, RniError, reason
 from rni_pl.norm import norm_kind
 from rni_pl.resume import resumed_step
-from rni_pl.storage import WholeCheckpoints, write_whole
+from rni_pl.storage import WholeCheckpoints, storage_errors, write_whole
 
 # What a run writes.
 RUN_FILES = (
@@ -93,7 +93,7 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     if arguments["enable_model_summary"]:
         callbacks = [*callbacks, RichModelSummary(max_depth=1)]
     folder = run_dir / "checkpoints"
-    callbacks = [*callbacks, RandomState(), StopOnDivergence(), StopOnSignal(folder / "last.ckpt")]
+    callbacks = [*callbacks, Continuation(), StopOnDivergence(), StopOnSignal(folder / "last.ckpt")]
     callbacks = [*callbacks, BestCheckpoint(folder), LastCheckpoint(folder)]
     logger = TensorBoardLogger(
         run_dir, name="", version="", default_hp_metric=False, purge_step=resumed_step(config)
@@ -113,7 +113,8 @@ def _quieten() -> None:
     """Leave out Lightning's advertisements and advice that does not apply here."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     ours = "It is recommended to use .self.log"  # our metrics are synchronised by torchmetrics
-    known = ("LeafSpec", "smaller than the logging interval", "does not have many workers", ours)
+    known = ("LeafSpec", "smaller than the logging interval", "does not have many workers", ours,
+             "exists and is not empty")  # fmt: skip
     for message in known:
         warnings.filterwarnings("ignore", f".*{message}.*")
 
@@ -126,10 +127,8 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: Pa
     """
     if resume is not None:
         checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
-    try:
+    with storage_errors():
         trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
-    except OSError as error:  # of the logger's, say
-        raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     if not best:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
@@ -138,8 +137,9 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: Pa
 
 def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:
     """Accuracy on the test set, a fraction."""
-    accuracy = trainer.test(classifier, datamodule=data, verbose=False)[0]["test/acc"]
-    return round(float(accuracy), 6)  # float32 knows no more
+    with storage_errors():
+        figures = trainer.test(classifier, datamodule=data, verbose=False)[0]
+    return round(float(figures["test/acc"]), 6)  # float32 knows no more
 
 
 def finished(classifier: Classifier) -> nn.Module:

@@ -2,6 +2,8 @@
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,15 @@ def write_whole(path: Path, contents: str | bytes | memoryview) -> None:
     except OSError as error:
         kept = f"; the {path.name} that is there is whole" if path.exists() else ""
         raise StorageError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Name what goes wrong where others write, such as the logger."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
 
 
 def _sync(folder: Path) -> None:

@@ -1,19 +1,19 @@
 """Lightning callbacks: thin glue around the plain functions of the core."""
 
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from rni_pl.callbacks.continuation import Continuation
 from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
 from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.pruning import OneShotPruning
-from rni_pl.callbacks.random_state import RandomState
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 
 __all__ = [
     "BestCheckpoint",
+    "Continuation",
     "History",
     "LastCheckpoint",
     "OneShotPruning",
-    "RandomState",
     "SparsityRegulariser",
     "StopOnDivergence",
     "StopOnSignal",

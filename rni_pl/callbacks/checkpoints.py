@@ -47,6 +47,9 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to go on with: the file is always written anew."""
+
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:

@@ -56,7 +56,7 @@ class StopOnSignal(pl.Callback):
         if trainer.world_size > 1 and trainer.global_step % self.every_n_steps:
             return
         if self._asked(trainer):
-            trainer.save_checkpoint(self.file)
+            trainer.save_checkpoint(self.file, weights_only=False)  # optimiser and all
             self._stop()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -58,17 +58,16 @@ class EpochLoader:
         self.batch_sampler = None
         self._least = 2 * world_size if train else 1
         self._done = 0
-        self._start = 0
+        self._resumed = (-1, 0)
 
     def __len__(self) -> int:
         full, rest = divmod(self.sampler.count, self.batch_size)
         return full + (rest >= self._least)
 
     def __iter__(self) -> Iterator[Any]:
-        start, self._start = self._start, 0
-        return self._counted(start)
-
-    def _counted(self, start: int) -> Iterator[Any]:
+        # Not before the first batch is asked for: Lightning tells the epoch after making iterators.
+        epoch, done = self._resumed
+        start = done if epoch == self.sampler.epoch else 0
         for number, batch in enumerate(self.batches(start), start):
             self._done = number + 1
             yield batch
@@ -82,12 +81,12 @@ class EpochLoader:
         return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
 
     def state_dict(self) -> dict[str, int]:
-        """How many batches of the epoch are done; Lightning keeps it in checkpoints."""
-        return {"batches": self._done}
+        """How many batches of which epoch are done."""
+        return {"epoch": self.sampler.epoch, "done": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Have the next epoch begun start where a checkpoint was written."""
-        self._start = int(state["batches"])
+        """Leave out batches that are done, in their epoch."""
+        self._resumed = state["epoch"], state["done"]
 
 
 class BatchLoader(EpochLoader):

@@ -1,4 +1,4 @@
-"""Torch's random states, for networks that draw numbers as they train."""
+"""Going on after an interruption with the draws and the batch that were next."""
 
 from typing import Any
 
@@ -6,15 +6,17 @@ import pytorch_lightning as pl
 import torch
 
 
-class RandomState(pl.Callback):
-    """Keeps torch's random states in checkpoints: dropout goes on with the draws that were next.
+class Continuation(pl.Callback):
+    """Keeps torch's random states in checkpoints, for dropout and the like.
 
-    Data needs none of it: order and augmentation follow from seed, epoch and place.
+    Data needs none of it, since order and augmentation follow from seed, epoch and batch: there
+    the place in the epoch is enough. It comes from Lightning's count of batches.
     """
 
     def __init__(self) -> None:
         self._device = torch.device("cpu")
         self._saved: dict[str, Any] = {}
+        self._max_steps = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Note where the network draws."""
@@ -32,8 +34,19 @@ class RandomState(pl.Callback):
         """Note the states for the start of training."""
         self._saved = state_dict
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep `max_steps` from Lightning as it restores its loops: it would lose an epoch."""
+        self._max_steps = trainer.max_steps
+        trainer.fit_loop.epoch_loop.max_steps = -1
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with the states of the checkpoint."""
+        """Go on with the states of the checkpoint, at its place in the epoch."""
+        loop = trainer.fit_loop
+        loop.epoch_loop.max_steps = self._max_steps
+        if loop.restarting:  # its last epoch is not over
+            done = loop.epoch_loop.batch_progress.current.ready
+            loader: Any = trainer.train_dataloader
+            loader.load_state_dict({"epoch": trainer.current_epoch, "done": done})
         saved, self._saved = self._saved, {}
         if "cpu" in saved:
             torch.set_rng_state(saved["cpu"])
