@@ -1,5 +1,6 @@
 """The commands `train.py` and `prune.py`: Hydra in front, one line for every mistake."""
 
+import logging
 import os
 import sys
 import threading
@@ -71,6 +72,8 @@ def _run(name: str, config: DictConfig, run_dir: Path) -> None:
     try:
         configuration.remember(config, name, HydraConfig.get().overrides.task)
         configuration.check(config)
+        if config.resume is not None:
+            _log_into(Path(config.resume))
         from rni_pl import stages  # imports torch: only once the configuration is sound
 
         warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
@@ -82,6 +85,13 @@ def _run(name: str, config: DictConfig, run_dir: Path) -> None:
         raise
     finally:
         _remove_empty(run_dir)  # a run that is resumed goes on in its own directory
+
+
+def _log_into(run_dir: Path) -> None:
+    """Point Hydra's log file, which is not open yet, to the run that goes on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.baseFilename = str(run_dir.absolute() / Path(handler.baseFilename).name)
 
 
 def _way_on(config: DictConfig, run_dir: Path) -> str:

@@ -44,7 +44,7 @@ class StopOnDivergence(pl.Callback):
         self._look(trainer)
         values = [t for t in checkpoint["state_dict"].values() if t.is_floating_point()]
         if values and not torch.stack([t.isfinite().all() for t in values]).all():
-            self._stop(trainer, f"the weights are not finite after step {trainer.global_step - 1}")
+            self._stop(trainer, f"the weights are not finite after step {trainer.global_step}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look a last time."""
