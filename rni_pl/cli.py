@@ -1,8 +1,12 @@
 """The commands `train.py` and `prune.py`: Hydra in front, one line for every mistake."""
 
+import logging
 import os
 import sys
+import threading
+import warnings
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -12,7 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
 from rni_pl import sharing
-from rni_pl.errors import RniError
+from rni_pl.errors import Interrupted, RniError, StorageError
+from rni_pl.interruption import handled_by, stop
+
+# What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
+EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
+
+TRACES = "HYDRA_FULL_ERROR" in os.environ
 
 
 def train() -> None:
@@ -28,40 +38,83 @@ def prune() -> None:
 def _command(name: str) -> None:
     # Hydra then raises what it finds instead of printing it in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # The logger writes in a thread; what goes wrong there is raised here as well.
+    threading.excepthook = _unless_storage
 
-    mistakes: list[RniError] = []
+    statuses = [0]
+
+    def note(error: Exception) -> None:
+        expected = isinstance(error, EXPECTED)
+        if TRACES and not expected:
+            raise error
+        _say(error)
+        statuses.append(2 if expected else 1)
 
     def task(config: DictConfig) -> None:
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
-            configuration.remember(config, name, HydraConfig.get().overrides.task)
-            configuration.check(config)
-            from rni_pl import stages  # imports torch: only once the configuration is sound
-
-            stages.run(name, config, run_dir)
-            if config.resume is not None:
-                _remove_empty(run_dir)  # the run went on in its own directory
-        except RniError as error:
-            _say(error)
-            _remove_empty(run_dir)
-            mistakes.append(error)  # a sweep goes on with its next job
+            _run(name, config, Path(HydraConfig.get().runtime.output_dir))
+        except Exception as error:
+            note(error)  # a sweep goes on with its next job
 
     decorate = hydra.main(
         version_base="1.3", config_path=configuration.config_dir(), config_name=name
     )
-    try:
-        with sharing.between_jobs():
+    with handled_by(stop), sharing.between_jobs():
+        try:
             decorate(task)()
-    except (HydraException, OmegaConfBaseException, OSError) as error:
-        _say(error)
-        sys.exit(2)
-    if mistakes:
-        sys.exit(2)
+        except Exception as error:
+            note(error)
+    if any(statuses):
+        sys.exit(max(statuses))
+
+
+def _run(name: str, config: DictConfig, run_dir: Path) -> None:
+    """One job, of which nothing is left behind where nothing was written."""
+    try:
+        configuration.remember(config, name, HydraConfig.get().overrides.task)
+        configuration.check(config)
+        if config.resume is not None:
+            _log_into(Path(config.resume))
+        from rni_pl import stages  # imports torch: only once the configuration is sound
+
+        warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
+        stages.run(name, config, run_dir)
+    except StorageError as error:
+        raise StorageError(f"{error}; {_way_on(config, run_dir)}") from error
+    except Interrupted:
+        print(f"interrupted; {_way_on(config, run_dir)}", file=sys.stderr)
+        raise
+    finally:
+        _remove_empty(run_dir)  # a run that is resumed goes on in its own directory
+
+
+def _log_into(run_dir: Path) -> None:
+    """Point Hydra's log file, which is not open yet, to the run that goes on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.baseFilename = str(run_dir.absolute() / Path(handler.baseFilename).name)
+
+
+def _way_on(config: DictConfig, run_dir: Path) -> str:
+    place = run_dir if config.resume is None else Path(config.resume)
+    begun = (place / "config.yaml").is_file()
+    return f"go on with resume={place}" if begun else "nothing was saved yet"
 
 
 def _say(error: Exception) -> None:
     message = str(error) if isinstance(error, RniError) else configuration.one_line(error)
+    if not isinstance(error, EXPECTED):
+        message = f"unexpected {type(error).__name__}: {message} (HYDRA_FULL_ERROR=1 shows where)"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _one_line(message: Warning | str, *_: Any) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
+def _unless_storage(trouble: threading.ExceptHookArgs) -> None:
+    if not issubclass(trouble.exc_type, OSError):
+        threading.__excepthook__(trouble)
 
 
 def _remove_empty(directory: Path) -> None:

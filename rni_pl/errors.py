@@ -1,5 +1,7 @@
 """Errors a user can cause and mend; the commands print them as one line and exit with 2."""
 
+import signal
+
 
 class RniError(ValueError):
     """Base of every error that names a mistake in what the user gave."""
@@ -17,9 +19,30 @@ class CheckpointError(RniError):
     """A checkpoint is missing, damaged, foreign or asks for code we do not run."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint's bytes are not those that were written."""
+
+
 class DivergenceError(RniError):
     """Training has left the finite numbers."""
 
 
+class StorageError(RniError):
+    """A run's files cannot be written."""
+
+
 class PruningError(RniError):
     """A network cannot be pruned as asked."""
+
+
+class Interrupted(SystemExit):
+    """SIGINT or SIGTERM asked the run to stop; no mistake, and the exit status a shell expects."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signal = signal.Signals(signum)
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

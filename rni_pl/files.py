@@ -1,11 +1,13 @@
-"""Writing and reading the small files of a run directory."""
+"""The files of a run directory, written whole or not at all, whatever happens in between."""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rni_pl.errors import ConfigError
+from rni_pl.errors import ConfigError, StorageError
 
 
 def write_json(figures: dict[str, Any], file: Path) -> None:
@@ -24,14 +26,44 @@ def read_json(file: Path) -> dict[str, Any]:
     return figures
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+def write_whole(path: Path, contents: str | bytes | memoryview) -> None:
+    """Write a file whole or not at all, even if the machine stops in the middle.
+
+    Raises:
+        StorageError: the file system refuses, for one because it is full; `path` is as it was.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
+    data = contents.encode() if isinstance(contents, str) else contents
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        kept = f"; the {path.name} that is there is whole" if path.exists() else ""
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Name what goes wrong where others write, such as the logger."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
+
+
+def _sync(folder: Path) -> None:
+    """Have a rename on the disk, where folders can be opened at all."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)

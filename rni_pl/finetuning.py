@@ -88,7 +88,7 @@ def _prune(
     if cfg.checkpoint != GIVEN:
         cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
     if trainer.is_global_zero:
-        runs.start(cfg, run_dir)
+        runs.start(cfg, run_dir, anew=True)
     dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = figures(classifier, runs.test(trainer, classifier, data))

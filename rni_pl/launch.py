@@ -4,6 +4,7 @@ Lightning's launcher would start the command line again in every process, and Hy
 the processes get the composed configuration, so that sweeps start no sweeps of their own.
 """
 
+import logging
 import os
 import tempfile
 import uuid
@@ -14,7 +15,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rni_pl.config import plain
-from rni_pl.errors import ConfigError, RniError
+from rni_pl.errors import ConfigError, Interrupted, RniError
+from rni_pl.interruption import handled_by, stop
 
 
 def processes(trainer: DictConfig) -> int:
@@ -36,7 +38,7 @@ def processes(trainer: DictConfig) -> int:
 
 def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
     """Run a stage in `count` processes; the result of the first, or the mistake it found."""
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     with tempfile.TemporaryDirectory() as logs:
@@ -51,7 +53,15 @@ def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
             start_method="spawn",
             logs_specs=DefaultLogsSpecs(log_dir=logs),
         )
-        result = elastic_launch(settings, _worker)(stage, plain(config), str(run_dir), count)[0]
+        for name in ("agent.server.api", "multiprocessing.api"):  # they tell of every signal
+            logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.ERROR)
+        launched = elastic_launch(settings, _worker)
+        with handled_by(stop):  # torch puts handlers of its own there, and leaves them
+            try:
+                results = launched(stage, plain(config), str(run_dir), count)
+            except SignalException as error:
+                raise Interrupted(error.sigval) from error
+    result = results[0]
     if isinstance(result, RniError):
         raise result
     return result

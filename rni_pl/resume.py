@@ -11,40 +11,50 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_warn
 
+from rni_pl import checkpoint
 from rni_pl import config as configuration
-from rni_pl.errors import ConfigError
-from rni_pl.models.build import check_trusted
+from rni_pl.errors import CheckpointError, ConfigError, DamagedError
+from rni_pl.files import write_whole
+from rni_pl.models.build import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
 OF_ONE_COMMAND = re.compile(r"[+~]*(resume|allow|hydra)\b")
 
 
 def last_checkpoint(config: DictConfig) -> Path | None:
-    """The `last.ckpt` that a run goes on from, if it does."""
+    """The `last.ckpt` that a run goes on from; None: it starts from its beginning."""
     if config.resume is None:
         return None
     last = Path(config.resume) / "checkpoints" / "last.ckpt"
-    if not last.is_file():
-        raise ConfigError(f"resume={config.resume} holds no checkpoints/last.ckpt")
-    return last
+    return last if last.is_file() else None
+
+
+def resumed_step(config: DictConfig) -> int | None:
+    """The step that a run goes on from; None: it starts from its beginning."""
+    last = last_checkpoint(config)
+    return None if last is None else _step(last)
 
 
 def resumed_config(command: str, config: DictConfig) -> DictConfig:
     """The configuration of the run at `config.resume`, with what was given anew.
 
+    Sees to it that `last.ckpt` is the newest sound checkpoint of the run, see `restore_last`.
+
     Raises:
         ConfigError: there is no such run, it is of another command, or an override is not trusted.
-        CheckpointError: its network is not trusted, nor allowed by this command.
+        CheckpointError: its network is not trusted, nor allowed by this command, or no checkpoint
+            is sound.
     """
-    last_checkpoint(config)
     stored = _read(Path(config.resume) / "config.yaml", config.resume)
     if stored.get("command") != command:
         raise ConfigError(f"resume={config.resume} is no run of {command}.py")
+    goes_on = restore_last(Path(config.resume))
     overrides = [str(item) for item in stored.get("overrides") or []]
     overrides = [item for item in overrides if not OF_ONE_COMMAND.match(item)]
     for item in overrides:
-        _vet(item, config)
+        _vet(item, config, goes_on)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
     merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
     OmegaConf.update(merged, "resume", str(config.resume))
@@ -53,6 +63,45 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
         OmegaConf.update(merged, "checkpoint", stored["checkpoint"])
     configuration.check(merged)
     return merged
+
+
+def restore_last(run: Path) -> bool:
+    """Make `last.ckpt` the newest sound checkpoint of a run; whether there is one at all.
+
+    `best.ckpt` is copied to it where it is damaged, or older because the run was killed between the
+    two. Epochs that are lost with it are trained again, to the same weights.
+
+    Raises:
+        CheckpointError: a checkpoint holds more than plain data, or all are damaged.
+    """
+    last, best = (run / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    steps: dict[Path, int] = {}
+    damage: list[DamagedError] = []
+    for file in (last, best):
+        try:
+            if file.is_file():
+                steps[file] = _step(file)
+        except DamagedError as error:
+            damage.append(error)
+    if not steps and damage:
+        raise damage[0]
+    if not steps:
+        rank_zero_warn(f"resume={run} holds no checkpoint yet: starting from its beginning")
+        return False
+    if steps.get(last, -1) < steps.get(best, -1):
+        if damage:
+            rank_zero_warn(f"{damage[0]}; going on from best.ckpt, of step {steps[best]}")
+        write_whole(last, best.read_bytes())
+    return True
+
+
+def _step(file: Path) -> int:
+    """How far the run had come when it wrote a checkpoint."""
+    contents = checkpoint.read_plain(file, "resume")
+    step = contents.get("global_step") if isinstance(contents, dict) else None
+    if not isinstance(step, int) or "optimizer_states" not in contents:
+        raise CheckpointError(f"resume={file} was not written by a run of rni_pl")
+    return step
 
 
 def _read(file: Path, resume: str) -> dict:
@@ -65,7 +114,7 @@ def _read(file: Path, resume: str) -> dict:
     return stored
 
 
-def _vet(item: str, config: DictConfig) -> None:
+def _vet(item: str, config: DictConfig, goes_on: bool) -> None:
     key, _, value = item.partition("=")
     key = key.lstrip("+~")
     groups = {path.name for path in Path(configuration.config_dir()).iterdir() if path.is_dir()}
@@ -73,7 +122,10 @@ def _vet(item: str, config: DictConfig) -> None:
         check_trusted({"_target_": value}, _allowed(config.allow, config.overrides))
         return
     elsewhere = key in groups and not re.fullmatch(r"[\w-]+", value)
-    if elsewhere or re.search(r"\b_\w+_\b", item) or "/" in key or "@" in key:
+    # A checkpoint brings its own weights; without one the run would fetch them, or load a file.
+    fetches = key.removeprefix("arch.") in WEIGHT_ARGUMENTS and not goes_on
+    named = elsewhere or re.search(r"\b_\w+_\b", item) or "/" in key or "@" in key
+    if named or (fetches and item not in config.overrides):
         raise ConfigError(f"resume={config.resume}: {item!r} in its config.yaml is not trusted")
 
 

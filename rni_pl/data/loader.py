@@ -1,6 +1,7 @@
-"""Batches from images that live on the training device."""
+"""Batches: their order, and those of images that live on the training device."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,14 +38,62 @@ class EpochShuffle(Sampler[int]):
         return self.count
 
 
-class BatchLoader:
+class EpochLoader:
+    """Which images make up the batches of an epoch, and which of them are this process's.
+
+    The order depends on (seed, epoch) alone, so a run can be repeated, or resumed at any step,
+    whatever the number of processes: each takes its share of every batch of `batch_size` images. In
+    training a last batch with fewer than two images a process is left out, since BatchNorm cannot
+    train on one.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, train: bool, rank: int, world_size: int
+    ) -> None:
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank, self.world_size = rank, world_size
+        # Where Lightning looks for what to tell the epoch to, as in a torch DataLoader.
+        self.sampler = EpochShuffle(count, seed, shuffle=train)
+        self.batch_sampler = None
+        self._least = 2 * world_size if train else 1
+        self._done = 0
+        self._resumed = (-1, 0)
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.sampler.count, self.batch_size)
+        return full + (rest >= self._least)
+
+    def __iter__(self) -> Iterator[Any]:
+        # Not before the first batch is asked for: Lightning tells the epoch after making iterators.
+        epoch, done = self._resumed
+        start = done if epoch == self.sampler.epoch else 0
+        for number, batch in enumerate(self.batches(start), start):
+            self._done = number + 1
+            yield batch
+
+    def batches(self, start: int) -> Iterator[Any]:
+        """The batches of the present epoch, from number `start` on."""
+        raise NotImplementedError
+
+    def share(self, count: int) -> tuple[int, int]:
+        """Where this process's rows of a batch of `count` images begin and end."""
+        return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of which epoch are done."""
+        return {"epoch": self.sampler.epoch, "done": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out batches that are done, in their epoch."""
+        self._resumed = state["epoch"], state["done"]
+
+
+class BatchLoader(EpochLoader):
     """Whole batches ``(images, labels)``: normalised float32 (n, 3, H, W) and int64 (n,).
 
     The split moves to `device` once, as uint8; augmentation and normalisation happen there. The
-    order depends on (seed, epoch) alone, the augmentation of a batch on (seed, epoch, batch), so a
-    run can be repeated, or resumed at any step, whatever the number of processes: each takes its
-    share of the rows of every batch of `batch_size` images. In training (`augment` given) a last
-    batch with fewer than two images a process is left out, since BatchNorm cannot train on one.
+    augmentation of a batch (`augment` given: in training) depends on (seed, epoch, batch) alone.
     """
 
     def __init__(
@@ -59,30 +108,21 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        super().__init__(len(split), batch_size, seed, augment is not None, rank, world_size)
         self.split = Split(split.images.to(device), split.labels.to(device))
-        self.batch_size = batch_size
         self.mean, self.std = list(mean), list(std)
         self.augment = augment
-        self.seed = seed
-        self.rank, self.world_size = rank, world_size
-        # Where Lightning looks for what to tell the epoch to, as in a torch DataLoader.
-        self.sampler = EpochShuffle(len(split), seed, shuffle=augment is not None)
-        self.batch_sampler = None
 
-    def __len__(self) -> int:
-        full, rest = divmod(len(self.split), self.batch_size)
-        needed = 1 if self.augment is None else 2 * self.world_size
-        return full + (rest >= needed)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the present epoch, from number `start` on."""
         order = self.sampler.order().to(self.split.labels.device)
         epoch = self.sampler.epoch
-        for number in range(len(self)):
+        for number in range(start, len(self)):
             indices = order[number * self.batch_size : (number + 1) * self.batch_size]
             yield self._batch(indices, epoch, number)
 
     def _batch(self, indices: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor]:
-        start, end = (len(indices) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        start, end = self.share(len(indices))
         mine = indices[start:end]
         images = self.split.images[mine]
         if self.augment is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rni_pl.errors import CheckpointError, ConfigError, PruningError
+from rni_pl.errors import CheckpointError, ConfigError, PruningError, reason
 from rni_pl.norm import convert_batchnorm
 from rni_pl.pruning.surgery import Structure, resize
 
@@ -90,7 +90,7 @@ def build(spec: ModelSpec) -> nn.Module:
         model = builder(**arguments)
     except Exception as error:  # whatever a user's own network may raise
         raise ConfigError(
-            f"arch={spec.arch['_target_']} with {arguments}: {_line(error)}"
+            f"arch={spec.arch['_target_']} with {arguments}: {reason(error)}"
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"arch={spec.arch['_target_']} gives no torch.nn.Module")
@@ -98,12 +98,12 @@ def build(spec: ModelSpec) -> nn.Module:
         try:
             model = convert_batchnorm(model)
         except ValueError as error:
-            raise ConfigError(f"arch={spec.arch_name}: {_line(error)}") from error
+            raise ConfigError(f"arch={spec.arch_name}: {reason(error)}") from error
     try:
         model = resize(model, spec.structure)
     except (PruningError, RuntimeError, TypeError) as error:
         raise CheckpointError(
-            f"the pruned sizes do not fit {spec.arch_name}: {_line(error)}"
+            f"the pruned sizes do not fit {spec.arch_name}: {reason(error)}"
         ) from error
     return model
 
@@ -118,7 +118,7 @@ def check_output(model: nn.Module, spec: ModelSpec) -> None:
             logits = model.eval()(torch.zeros(1, *spec.image_shape, device=device))
     except Exception as error:  # whatever a user's own network may raise
         raise ConfigError(
-            f"arch={name} cannot take images of shape {spec.image_shape}: {_line(error)}"
+            f"arch={name} cannot take images of shape {spec.image_shape}: {reason(error)}"
         ) from error
     finally:
         model.train(training)
@@ -141,7 +141,7 @@ def locate(target: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(home), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"arch._target_={target} cannot be imported: {_line(error)}") from error
+        raise ConfigError(f"arch._target_={target} cannot be imported: {reason(error)}") from error
     if not callable(found):
         raise ConfigError(f"arch._target_={target} cannot be called")
     return found
@@ -191,7 +191,3 @@ def _registered(target: str, arch: Mapping[str, Any]) -> bool:
 def _accepts(builder: Callable[..., Any], argument: str) -> bool:
     parameters = inspect.signature(builder).parameters
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
