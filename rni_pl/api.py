@@ -5,17 +5,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from torch import nn
 
-from rni_pl import config, runs
+from rni_pl import config, runs, stages
 from rni_pl.classifier import Classifier
-from rni_pl.finetuning import GIVEN, prune_and_finetune
+from rni_pl.errors import ConfigError
+from rni_pl.finetuning import GIVEN
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.norm import norm_kind
 from rni_pl.outcome import Outcome
 from rni_pl.pruning.surgery import structure_of
 from rni_pl.runs import plain_data_values
-from rni_pl.training import train as train_stage
 
 
 def train(
@@ -60,9 +61,9 @@ def train(
     settings = [f"arch={arch}", f"method={method}"]
     settings += [f"{key}={value}" for key, value in given.items() if value is not None]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
-    cfg = config.compose_config("train", [*settings, *overrides])
+    cfg = _configure("train", [*settings, *overrides])
     with _directory(run_dir) as directory:
-        return _result(train_stage(cfg, Path(directory), watch_test=True))
+        return _result(stages.run("train", cfg, Path(directory), watch_test=True))
 
 
 def prune_finetune(
@@ -86,13 +87,20 @@ def prune_finetune(
     """
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
-    cfg = config.compose_config("prune", [*settings, *overrides])
+    cfg = _configure("prune", [*settings, *overrides])
     regulariser = runs.make(config.compose_group("method", method), "method")
     cfg.prune.scope = cfg.prune.scope or regulariser.scope
     classifier = _wrap(model, method, cfg)
     with _directory(run_dir) as directory:
-        outcome = prune_and_finetune(cfg, Path(directory), watch_test=True, classifier=classifier)
-    return _result(outcome)
+        options = {"watch_test": True, "classifier": classifier}
+        return _result(stages.run("prune", cfg, Path(directory), **options))
+
+
+def _configure(command: str, settings: list[str]) -> DictConfig:
+    cfg = config.compose_config(command, settings)
+    if cfg.existing == "continue":
+        raise ConfigError("existing=continue is for the commands; from Python give resume=RUN_DIR")
+    return cfg
 
 
 def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
@@ -120,14 +128,16 @@ def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
 def _shared(
     dataset: str, epochs: int, lr: float, batch_size: int, seed: int, device: str
 ) -> list[str]:
-    return [
+    settings = [
         f"data={dataset}",
         f"data.batch_size={batch_size}",
         f"optimizer.lr={lr}",
         f"trainer.max_epochs={epochs}",
-        f"trainer.accelerator={'gpu' if device == 'cuda' else device}",
         f"seed={seed}",
     ]
+    if device != "auto":  # what `trainer=...` among the overrides says stays
+        settings.append(f"trainer.accelerator={'gpu' if device == 'cuda' else device}")
+    return settings
 
 
 def _directory(run_dir: str | Path | None) -> Any:

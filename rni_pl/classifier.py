@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
@@ -86,7 +87,16 @@ class Classifier(pl.LightningModule):
         # In training mode some networks put auxiliary heads beside the logits.
         losses = [self.objective(images, logits, labels) for logits in output if logits is not None]
         self._update("train", losses[0], output[0], labels)
-        return losses[0] + AUXILIARY * sum(losses[1:])
+        return (losses[0] + AUXILIARY * sum(losses[1:])) * self._weight(len(labels))
+
+    def _weight(self, rows: int) -> Tensor | float:
+        """What makes the mean of the processes' losses that of all images, if shares differ."""
+        world_size = self.trainer.world_size
+        if world_size == 1:
+            return 1.0
+        total = torch.tensor(float(rows), device=self.device)
+        dist.all_reduce(total)
+        return rows * world_size / total
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Metrics of the validation set; of the test set, if a second loader watches it."""

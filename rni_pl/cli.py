@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import sys
 import threading
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -42,6 +44,7 @@ def _command(name: str) -> None:
     threading.excepthook = _unless_storage
 
     statuses = [0]
+    told: list[Exception] = []  # of jobs of a sweep in this process
 
     def note(error: Exception) -> None:
         expected = isinstance(error, EXPECTED)
@@ -50,11 +53,17 @@ def _command(name: str) -> None:
         _say(error)
         statuses.append(2 if expected else 1)
 
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig) -> float | None:
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            _run(name, config, Path(HydraConfig.get().runtime.output_dir))
+            return _run(name, config, Path(HydraConfig.get().runtime.output_dir), sweeps)
         except Exception as error:
-            note(error)  # a sweep goes on with its next job
+            note(error)
+            if not sweeps:
+                return None
+            told.append(_portable(error))
+            # The sweep goes on; its launcher brings this home, wherever the job ran.
+            raise told[-1] from error
 
     decorate = hydra.main(
         version_base="1.3", config_path=configuration.config_dir(), config_name=name
@@ -63,29 +72,25 @@ def _command(name: str) -> None:
         try:
             decorate(task)()
         except Exception as error:
-            note(error)
+            if error not in told:
+                note(error)
     if any(statuses):
         sys.exit(max(statuses))
 
 
-def _run(name: str, config: DictConfig, run_dir: Path) -> None:
+def _run(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
     """One job, of which nothing is left behind where nothing was written."""
     try:
         configuration.remember(config, name, HydraConfig.get().overrides.task)
         configuration.check(config)
-        if config.resume is not None:
-            _log_into(Path(config.resume))
-        from rni_pl import stages  # imports torch: only once the configuration is sound
-
-        warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
-        stages.run(name, config, run_dir)
+        return _job(name, config, run_dir, sweeps)
     except StorageError as error:
         raise StorageError(f"{error}; {_way_on(config, run_dir)}") from error
     except Interrupted:
         print(f"interrupted; {_way_on(config, run_dir)}", file=sys.stderr)
         raise
     finally:
-        _remove_empty(run_dir)  # a run that is resumed goes on in its own directory
+        _remove_empty(run_dir)  # after a mistake, or where another directory or rank wrote
 
 
 def _log_into(run_dir: Path) -> None:
@@ -99,6 +104,33 @@ def _way_on(config: DictConfig, run_dir: Path) -> str:
     place = run_dir if config.resume is None else Path(config.resume)
     begun = (place / "config.yaml").is_file()
     return f"go on with resume={place}" if begun else "nothing was saved yet"
+
+
+def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
+    """Run a stage, or what is left of it to do; the validation accuracy that a search maximises."""
+    from rni_pl import earlier, stages  # import torch: only once the configuration is sound
+
+    existing = config.existing or ("continue" if sweeps else "replace")
+    if existing == "continue" and config.resume is None:
+        found = earlier.find(name, config, run_dir)
+        if found and found.summary is not None:
+            print(f"{run_dir} is finished: skipped", flush=True)
+            return found.summary.get("val_acc")
+        if found and found.can_go_on:
+            config.resume = str(run_dir)
+    if config.resume is not None:
+        _log_into(Path(config.resume))
+    warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
+    return stages.run(name, config, run_dir).summary["val_acc"]
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself, or one that says the same, if it does not survive a launcher's pickling."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _say(error: Exception) -> None:

@@ -88,7 +88,8 @@ def one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         allowed = ", ".join(option for option in error.options or [] if option not in _BASES)
-        return f"{group or 'config'}={choice} is unknown; allowed: {allowed}"
+        hint = "; others come with an extra: docs/many-devices.md" if "hydra/" in group else ""
+        return f"{group or 'config'}={choice} is unknown; allowed: {allowed}{hint}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(error, "full_key", None)
     prefix = f"{key}: " if key and key not in (lines or [""])[0] else ""
@@ -171,11 +172,14 @@ RULES: dict[str, Rule] = {
     "trainer.limit_train_batches": LIMIT,
     "trainer.limit_val_batches": LIMIT,
     "trainer.limit_test_batches": LIMIT,
+    "trainer.sync_batchnorm": FLAG,
+    "trainer.num_nodes": _integer_from(1),
     "trainer.fast_dev_run": Rule(
         "false (it keeps no checkpoints; for a quick try give trainer.limit_train_batches=3)",
         lambda v: v is False,
     ),
     **dict.fromkeys(PATHS, TEXT),
+    "existing": Rule("continue or replace", lambda v: v in ("continue", "replace")),
     "allow": Rule(
         "a list of dotted names",
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
@@ -197,6 +201,7 @@ MAY_BE_NULL = {
     "trainer.limit_val_batches",
     "trainer.limit_test_batches",
     "resume",
+    "existing",
     "prune.scope",
     "data.mean",
     "data.std",

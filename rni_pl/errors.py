@@ -35,6 +35,10 @@ class PruningError(RniError):
     """A network cannot be pruned as asked."""
 
 
+class LaunchError(RniError):
+    """A process of a run was killed, or failed for a reason that it has printed."""
+
+
 class Interrupted(SystemExit):
     """SIGINT or SIGTERM asked the run to stop; no mistake, and the exit status a shell expects."""
 

@@ -60,7 +60,8 @@ def prune_and_finetune(
     runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
-    summary.update(best_epoch=record.best_epoch, epochs=trainer.current_epoch)
+    summary.update(best_epoch=record.best_epoch, val_acc=record.best_val_acc)
+    summary.update(epochs=trainer.current_epoch)
     summary.update(seconds=record.seconds, seed=cfg.seed)
     if trainer.is_global_zero:
         runs.finish(trainer, cfg, summary, run_dir)

@@ -6,7 +6,9 @@ the processes get the composed configuration, so that sweeps start no sweeps of 
 
 import logging
 import os
+import pickle
 import tempfile
+import traceback
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,37 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rni_pl.config import plain
-from rni_pl.errors import ConfigError, Interrupted, RniError
+from rni_pl.errors import ConfigError, Interrupted, LaunchError, RniError
 from rni_pl.interruption import handled_by, stop
 
 
 def processes(trainer: DictConfig) -> int:
-    """Number of processes to start here: 1 where none are needed or others have started them."""
-    if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ:
-        return 1
-    if not str(trainer.strategy).startswith(("ddp", "fsdp")):
-        return 1
+    """Number of processes to start here; 0 where others start them, or have started this one.
+
+    Raises:
+        ConfigError: several machines are asked for, and nothing has started this process on each.
+    """
+    from pytorch_lightning.plugins.environments import (
+        LSFEnvironment,
+        MPIEnvironment,
+        SLURMEnvironment,
+        TorchElasticEnvironment,
+    )
+
+    clusters = (TorchElasticEnvironment, SLURMEnvironment, LSFEnvironment, MPIEnvironment)
+    if "LOCAL_RANK" in os.environ or any(cluster.detect() for cluster in clusters):
+        return 0
+    if trainer.num_nodes > 1:
+        raise ConfigError(
+            f"trainer.num_nodes={trainer.num_nodes} needs torchrun or srun, which start the "
+            "command on every machine"
+        )
+    by_lightning = str(trainer.strategy).endswith(("spawn", "fork", "notebook"))
+    if by_lightning or trainer.accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        return 0
     devices = trainer.devices
     if devices in (-1, "-1", "auto"):
-        return max(1, torch.cuda.device_count())
+        return 1 if _on_cpu(trainer.accelerator) else torch.cuda.device_count()
     try:
         return len(devices) if OmegaConf.is_list(devices) else int(devices)
     except (TypeError, ValueError) as error:
@@ -36,12 +56,23 @@ def processes(trainer: DictConfig) -> int:
         ) from error
 
 
-def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
-    """Run a stage in `count` processes; the result of the first, or the mistake it found."""
+def launch(
+    stage: str, config: DictConfig, run_dir: Path, count: int, options: dict[str, Any]
+) -> Any:
+    """Run a stage in `count` processes; what the first returns.
+
+    Raises:
+        RniError: the mistake that one of them found.
+        LaunchError: one of them was killed, or failed otherwise.
+    """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    with tempfile.TemporaryDirectory() as logs:
+    # As bytes: tensors would be passed in memory that all processes then share and train.
+    job = pickle.dumps((stage, plain(config), run_dir, options))
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say it ourselves
+    with tempfile.TemporaryDirectory(prefix="rni_pl_") as folder:
         settings = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -51,28 +82,45 @@ def launch(stage: str, config: DictConfig, run_dir: Path, count: int) -> Any:
             rdzv_endpoint="localhost:0",
             max_restarts=0,
             start_method="spawn",
-            logs_specs=DefaultLogsSpecs(log_dir=logs),
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
-        for name in ("agent.server.api", "multiprocessing.api"):  # they tell of every signal
-            logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.ERROR)
-        launched = elastic_launch(settings, _worker)
-        with handled_by(stop):  # torch puts handlers of its own there, and leaves them
-            try:
-                results = launched(stage, plain(config), str(run_dir), count)
-            except SignalException as error:
-                raise Interrupted(error.sigval) from error
-    result = results[0]
-    if isinstance(result, RniError):
-        raise result
-    return result
+        try:
+            with handled_by(stop):  # torch puts handlers of its own there, and leaves them
+                results = elastic_launch(settings, _worker)(job, folder, count)
+        except ChildFailedError as error:
+            raise _mistake(Path(folder), error) from error
+        except SignalException as error:  # which the processes got too, and have ended
+            raise Interrupted(error.sigval) from error
+    return pickle.loads(results[0])
 
 
-def _worker(stage: str, config: dict[str, Any], run_dir: str, count: int) -> Any:
-    from rni_pl.stages import STAGES
-
-    if config["trainer"]["accelerator"] == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+def _worker(job: bytes, folder: str, count: int) -> bytes | None:
+    """Run a stage as one of `count` processes; the first returns its outcome."""
+    rank = os.environ["RANK"]
     try:
-        return STAGES[stage](OmegaConf.create(config), Path(run_dir))
+        stage, config, run_dir, options = pickle.loads(job)
+        if _on_cpu(config["trainer"]["accelerator"]):
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
+        from rni_pl.stages import STAGES
+
+        outcome = STAGES[stage](OmegaConf.create(config), run_dir, **options)
     except RniError as error:
-        return error
+        (Path(folder) / f"mistake_{rank}").write_bytes(pickle.dumps(error))
+        raise SystemExit(1) from error  # the launcher then ends the others, which may wait for us
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    return pickle.dumps(outcome) if rank == "0" else None
+
+
+def _mistake(folder: Path, error: Any) -> RniError:
+    """What to tell of processes that failed: the mistake that one found, or how the first ended."""
+    for file in sorted(folder.glob("mistake_*")):
+        return pickle.loads(file.read_bytes())
+    rank, failure = error.get_first_failure()
+    ended = f"signal {-failure.exitcode}" if failure.exitcode < 0 else f"exit {failure.exitcode}"
+    return LaunchError(f"process {rank} of the run ended with {ended}, and the others with it")
+
+
+def _on_cpu(accelerator: Any) -> bool:
+    return accelerator == "cpu" or not torch.cuda.is_available()

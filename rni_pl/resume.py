@@ -20,7 +20,7 @@ from rni_pl.files import write_whole
 from rni_pl.models.build import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
-OF_ONE_COMMAND = re.compile(r"[+~]*(resume|allow|hydra)\b")
+OF_ONE_COMMAND = re.compile(r"[+~]*(resume|existing|allow|launch|search|hydra)\b")
 
 
 def last_checkpoint(config: DictConfig) -> Path | None:
@@ -47,14 +47,9 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
         CheckpointError: its network is not trusted, nor allowed by this command, or no checkpoint
             is sound.
     """
-    stored = _read(Path(config.resume) / "config.yaml", config.resume)
-    if stored.get("command") != command:
-        raise ConfigError(f"resume={config.resume} is no run of {command}.py")
-    goes_on = restore_last(Path(config.resume))
-    overrides = [str(item) for item in stored.get("overrides") or []]
-    overrides = [item for item in overrides if not OF_ONE_COMMAND.match(item)]
-    for item in overrides:
-        _vet(item, config, goes_on)
+    run_dir = Path(config.resume)
+    stored, overrides = read_run(command, config, run_dir)
+    restore_last(run_dir)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
     merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
     OmegaConf.update(merged, "resume", str(config.resume))
@@ -65,8 +60,29 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
     return merged
 
 
-def restore_last(run: Path) -> bool:
-    """Make `last.ckpt` the newest sound checkpoint of a run; whether there is one at all.
+def read_run(command: str, config: DictConfig, run_dir: Path) -> tuple[dict, list[str]]:
+    """What `config.yaml` of a run directory holds, and of the overrides in it those of the run.
+
+    Raises:
+        ConfigError: see `resumed_config`.
+    """
+    stored = _read(run_dir)
+    if stored.get("command") != command:
+        raise ConfigError(f"{run_dir} holds no run of {command}.py")
+    overrides = [str(item) for item in stored.get("overrides") or []]
+    overrides = [item for item in overrides if not OF_ONE_COMMAND.match(item)]
+    for item in overrides:
+        _vet(item, config, run_dir)
+    return stored, overrides
+
+
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is one to go on from, sound or not."""
+    return any((run_dir / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt"))
+
+
+def restore_last(run: Path) -> None:
+    """Make `last.ckpt` the newest sound checkpoint of a run, if there is one.
 
     `best.ckpt` is copied to it where it is damaged, or older because the run was killed between the
     two. Epochs that are lost with it are trained again, to the same weights.
@@ -87,12 +103,10 @@ def restore_last(run: Path) -> bool:
         raise damage[0]
     if not steps:
         rank_zero_warn(f"resume={run} holds no checkpoint yet: starting from its beginning")
-        return False
-    if steps.get(last, -1) < steps.get(best, -1):
+    elif steps.get(last, -1) < steps.get(best, -1):
         if damage:
             rank_zero_warn(f"{damage[0]}; going on from best.ckpt, of step {steps[best]}")
         write_whole(last, best.read_bytes())
-    return True
 
 
 def _step(file: Path) -> int:
@@ -104,17 +118,17 @@ def _step(file: Path) -> int:
     return step
 
 
-def _read(file: Path, resume: str) -> dict:
+def _read(run_dir: Path) -> dict:
     try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+        stored = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"resume={resume}: no sound config.yaml there") from error
+        raise ConfigError(f"{run_dir} holds no sound config.yaml") from error
     if not isinstance(stored, dict):
-        raise ConfigError(f"resume={resume}: no sound config.yaml there")
+        raise ConfigError(f"{run_dir} holds no sound config.yaml")
     return stored
 
 
-def _vet(item: str, config: DictConfig, goes_on: bool) -> None:
+def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
     key, _, value = item.partition("=")
     key = key.lstrip("+~")
     groups = {path.name for path in Path(configuration.config_dir()).iterdir() if path.is_dir()}
@@ -123,10 +137,10 @@ def _vet(item: str, config: DictConfig, goes_on: bool) -> None:
         return
     elsewhere = key in groups and not re.fullmatch(r"[\w-]+", value)
     # A checkpoint brings its own weights; without one the run would fetch them, or load a file.
-    fetches = key.removeprefix("arch.") in WEIGHT_ARGUMENTS and not goes_on
+    fetches = key.removeprefix("arch.") in WEIGHT_ARGUMENTS and not has_checkpoint(run_dir)
     named = elsewhere or re.search(r"\b_\w+_\b", item) or "/" in key or "@" in key
     if named or (fetches and item not in config.overrides):
-        raise ConfigError(f"resume={config.resume}: {item!r} in its config.yaml is not trusted")
+        raise ConfigError(f"{run_dir}: {item!r} in its config.yaml is not trusted")
 
 
 def _allowed(allow: Collection[str], given: Collection[str]) -> list[str]:

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import checkpoint, hardware, tensorboard
+from rni_pl import checkpoint, hardware, sync, tensorboard
 from rni_pl.callbacks import (
     BestCheckpoint,
     Continuation,
@@ -24,6 +24,7 @@ from rni_pl.callbacks import (
     Monitor,
     StopOnDivergence,
     StopOnSignal,
+    SyncBatchNorm,
 )
 from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.classifier import Classifier
@@ -31,7 +32,6 @@ from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, RniError, StorageError, reason
 from rni_pl.files import storage_errors, write_json, write_whole
-from rni_pl.norm import norm_kind
 from rni_pl.resume import resumed_step
 from rni_pl.sharing import shared
 
@@ -85,9 +85,12 @@ def plain_data_values(config: DictConfig) -> dict[str, Any]:
 
 
 def check_norms(config: DictConfig, model: nn.Module) -> None:
-    """Refuse torch's SyncBatchNorm for networks with SigBN: it would take gamma for the scale."""
-    if config.trainer.sync_batchnorm and norm_kind(model) == "sigbn":
-        raise ConfigError("trainer.sync_batchnorm=true is not allowed with SigBN layers (rni)")
+    """Refuse `trainer.sync_batchnorm` where a layer would lose what it computes."""
+    if config.trainer.sync_batchnorm:
+        try:
+            sync.check(model)
+        except ValueError as error:
+            raise ConfigError(f"trainer.sync_batchnorm=true is not allowed: {error}") from error
 
 
 def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
@@ -107,6 +110,8 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
         callbacks = [*callbacks, RichProgressBar()]
     if arguments["enable_model_summary"]:
         callbacks = [*callbacks, RichModelSummary(max_depth=1)]
+    if arguments.pop("sync_batchnorm"):
+        callbacks = [*callbacks, SyncBatchNorm()]
     folder = run_dir / "checkpoints"
     callbacks = [*callbacks, Continuation(), StopOnDivergence(), StopOnSignal(folder / "last.ckpt")]
     callbacks = [*callbacks, BestCheckpoint(folder), LastCheckpoint(folder)]
@@ -121,6 +126,12 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
         raise ConfigError(f"trainer: {reason(error.__cause__ or error)}") from error
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {reason(error)}") from error
+    smallest = 2 * trainer.world_size  # BatchNorm cannot train on one image
+    if config.data.batch_size < smallest:
+        raise ConfigError(
+            f"data.batch_size={config.data.batch_size} is not allowed with {trainer.world_size} "
+            f"processes; allowed: an integer from {smallest}"
+        )
     trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
 

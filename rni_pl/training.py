@@ -54,6 +54,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
         "macs": macs(classifier.model, spec.image_shape),
         "seconds": history.record.seconds,
         "images_per_second": history.record.images_per_second,
+        "val_acc": history.record.best_val_acc,
         "seed": config.seed,
     }
     if trainer.is_global_zero:

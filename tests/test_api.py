@@ -95,6 +95,7 @@ def test_any_network_can_be_pruned() -> None:
         ({"epochs": 0}, "trainer.max_epochs=0"),
         ({"device": "abacus"}, "abacus"),
         ({"overrides": ["nonsense=1"]}, "nonsense"),
+        ({"overrides": ["existing=continue"]}, "resume=RUN_DIR"),
     ],
 )
 def test_train_refuses(settings: dict, words: str) -> None:

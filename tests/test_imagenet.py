@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -73,6 +74,25 @@ def test_sizes_and_values(imagenet: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     centre = data.test[0, 0][0]
     assert torch.equal(centre, data.test[0, 0][0]), "evaluation is not random"
+
+
+def test_processes_share_every_batch(imagenet: Path) -> None:
+    def batches(rank: int, world_size: int, training: bool) -> list[list[int]]:
+        data = FolderData("imagenet", str(imagenet), 5, 5, image_size=32, workers=0, seed=3)
+        data.setup()
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        loader = data.train_dataloader() if training else data.test_dataloader()
+        loader.batch_sampler.sampler.set_epoch(1)
+        return [labels.tolist() for _, labels in loader]
+
+    for training in (True, False):
+        whole = batches(0, 1, training)
+        shares = [batches(rank, 2, training) for rank in (0, 1)]
+        joined = [one + other for one, other in zip(*shares, strict=True)]
+        assert joined == whole[: len(joined)]
+        assert all(1 + training <= len(part) <= 3 for share in shares for part in share)
+    assert sum(map(len, joined)) == 12  # evaluated: each image once
+    assert batches(0, 1, True) != [sorted(batch) for batch in batches(0, 1, True)]
 
 
 def test_faults_are_named(imagenet: Path) -> None:

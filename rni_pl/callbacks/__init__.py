@@ -8,6 +8,7 @@ from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.monitor import Monitor
 from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
+from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 
 __all__ = [
     "BestCheckpoint",
@@ -19,4 +20,5 @@ __all__ = [
     "SparsityRegulariser",
     "StopOnDivergence",
     "StopOnSignal",
+    "SyncBatchNorm",
 ]

@@ -28,6 +28,11 @@ class Record:
         return self.epoch[max(range(len(self.val_acc)), key=lambda i: self.val_acc[i])]
 
     @property
+    def best_val_acc(self) -> float:
+        """Validation accuracy of the best epoch."""
+        return max(self.val_acc)
+
+    @property
     def images_per_second(self) -> float:
         """Throughput of training."""
         return self.images / self.train_seconds if self.train_seconds else 0.0

@@ -9,11 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2 as transforms
 
 from rni_pl.data.images import split_indices
-from rni_pl.data.loader import EpochLoader, seeded
+from rni_pl.data.loader import EpochLoader
+from rni_pl.data.order import seeded
 from rni_pl.data.sources.image_folder import list_images, read_image
 from rni_pl.errors import DataError
 
@@ -43,12 +44,6 @@ class FolderImages(Dataset):
             torch.set_rng_state(seeded(self.seed, epoch, index).get_state())
             return self.transform(pixels), label
 
-    def collate(self, samples: list[tuple[Tensor, int]]) -> Any:
-        """A batch; of no images where there are more processes than images left to evaluate."""
-        if not samples:
-            return [torch.empty(0, 3, self.size, self.size), torch.empty(0, dtype=torch.long)]
-        return default_collate(samples)
-
 
 class FolderLoader(EpochLoader):
     """Batches of images that worker processes read, see `EpochLoader`."""
@@ -62,7 +57,6 @@ class FolderLoader(EpochLoader):
         self._loader = DataLoader(
             images,
             batch_sampler=_Shares(self),
-            collate_fn=images.collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -80,11 +74,9 @@ class FolderLoader(EpochLoader):
 
     def shares(self) -> Iterator[list[tuple[int, int]]]:
         """This process's items of each of these batches."""
-        order, epoch = self.sampler.order().tolist(), self.sampler.epoch
-        for number in range(self._first, len(self)):
-            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
-            start, end = self.share(len(indices))
-            yield [(epoch, index) for index in indices[start:end]]
+        epoch = self.sampler.epoch
+        for batch in self.batch_sampler.global_batches(self._first):
+            yield [(epoch, index) for index in batch[self.batch_sampler.rows(len(batch))].tolist()]
 
 
 class _Shares(Sampler):

@@ -1,68 +1,35 @@
-"""Batches: their order, and those of images that live on the training device."""
+"""Batches: how an epoch is gone through, and those of images that live on the training device."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from rni_pl.data.augment import Augment, normalise
 from rni_pl.data.images import Split
-
-
-class EpochShuffle(Sampler[int]):
-    """An order of `count` images that depends on seed and epoch alone."""
-
-    def __init__(self, count: int, seed: int, shuffle: bool) -> None:
-        self.count = count
-        self.seed = seed
-        self.shuffle = shuffle
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def order(self) -> Tensor:
-        """Indices in the order of the present epoch, shape (count,)."""
-        if not self.shuffle:
-            return torch.arange(self.count)
-        return torch.randperm(self.count, generator=seeded(self.seed, self.epoch))
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order().tolist())
-
-    def __len__(self) -> int:
-        return self.count
+from rni_pl.data.order import SharedBatches, seeded
 
 
 class EpochLoader:
-    """Which images make up the batches of an epoch, and which of them are this process's.
+    """The batches of an epoch, of each the rows that are this process's, from any batch on.
 
     The order depends on (seed, epoch) alone, so a run can be repeated, or resumed at any step,
-    whatever the number of processes: each takes its share of every batch of `batch_size` images. In
-    training a last batch with fewer than two images a process is left out, since BatchNorm cannot
-    train on one.
+    whatever the number of processes, see `SharedBatches`.
     """
 
     def __init__(
         self, count: int, batch_size: int, seed: int, train: bool, rank: int, world_size: int
     ) -> None:
-        self.batch_size = batch_size
         self.seed = seed
-        self.rank, self.world_size = rank, world_size
-        # Where Lightning looks for what to tell the epoch to, as in a torch DataLoader.
-        self.sampler = EpochShuffle(count, seed, shuffle=train)
-        self.batch_sampler = None
-        self._least = 2 * world_size if train else 1
+        # Named as in a torch DataLoader: Lightning tells the sampler the epoch.
+        self.batch_sampler = SharedBatches(count, batch_size, seed, train, rank, world_size)
+        self.sampler = self.batch_sampler.sampler
         self._done = 0
         self._resumed = (-1, 0)
 
     def __len__(self) -> int:
-        full, rest = divmod(self.sampler.count, self.batch_size)
-        return full + (rest >= self._least)
+        return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Any]:
         # Not before the first batch is asked for: Lightning tells the epoch after making iterators.
@@ -75,10 +42,6 @@ class EpochLoader:
     def batches(self, start: int) -> Iterator[Any]:
         """The batches of the present epoch, from number `start` on."""
         raise NotImplementedError
-
-    def share(self, count: int) -> tuple[int, int]:
-        """Where this process's rows of a batch of `count` images begin and end."""
-        return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
 
     def state_dict(self) -> dict[str, int]:
         """How many batches of which epoch are done."""
@@ -93,7 +56,8 @@ class BatchLoader(EpochLoader):
     """Whole batches ``(images, labels)``: normalised float32 (n, 3, H, W) and int64 (n,).
 
     The split moves to `device` once, as uint8; augmentation and normalisation happen there. The
-    augmentation of a batch (`augment` given: in training) depends on (seed, epoch, batch) alone.
+    augmentation of a batch depends on (seed, epoch, batch) alone. Shuffled where `augment` is
+    given.
     """
 
     def __init__(
@@ -115,24 +79,16 @@ class BatchLoader(EpochLoader):
 
     def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of the present epoch, from number `start` on."""
-        order = self.sampler.order().to(self.split.labels.device)
         epoch = self.sampler.epoch
-        for number in range(start, len(self)):
-            indices = order[number * self.batch_size : (number + 1) * self.batch_size]
+        for number, indices in enumerate(self.batch_sampler.global_batches(start), start):
             yield self._batch(indices, epoch, number)
 
     def _batch(self, indices: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor]:
-        start, end = self.share(len(indices))
-        mine = indices[start:end]
+        rows = self.batch_sampler.rows(len(indices))
+        mine = indices[rows].to(self.split.labels.device)
         images = self.split.images[mine]
         if self.augment is not None:
             draws = self.augment.draw(len(indices), seeded(self.seed, epoch, number))
-            draws.offsets, draws.flips = draws.offsets[start:end], draws.flips[start:end]
+            draws.offsets, draws.flips = draws.offsets[rows], draws.flips[rows]
             images = self.augment(images, draws)
         return normalise(images, self.mean, self.std), self.split.labels[mine]
-
-
-def seeded(*entropy: int) -> torch.Generator:
-    """A CPU generator whose stream depends on all the numbers given."""
-    state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
