@@ -129,9 +129,23 @@ class Classifier(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
+    def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
+        """Keep what all devices counted so far in this epoch."""
+        checkpoint_["train_metrics"] = {}
+        metrics: Any = self.metrics["train_metrics"]
+        for key, metric in metrics.items():
+            with metric.sync_context():
+                checkpoint_["train_metrics"][key] = metric.metric_state
+
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         """Refuse foreign checkpoints and those that name code, on every path into Lightning."""
         checkpoint.check(checkpoint_, "the one given", allow=[self.spec.arch.get("_target_", "")])
+        if self.global_rank:
+            return  # the sum over all devices is one device's to go on with
+        metrics: Any = self.metrics["train_metrics"]
+        for key, state in checkpoint_.get("train_metrics", {}).items():
+            for name, value in state.items():
+                setattr(metrics[key], name, value.to(self.device))
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -1,11 +1,14 @@
 """The commands: Hydra in front, one line for every mistake."""
 
+import logging
 import os
 import pickle
 import sys
-import traceback
+import threading
+import warnings
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,8 +18,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
-from rni_pl import earlier, sharing
-from rni_pl.errors import RniError
+from rni_pl import sharing
+from rni_pl.errors import Interrupted, RniError, StorageError
+from rni_pl.interruption import handled_by, stop
+
+# What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
+EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
+
+TRACES = "HYDRA_FULL_ERROR" in os.environ
 
 
 def train() -> None:
@@ -59,46 +68,76 @@ def _tool(name: str, home: str) -> None:
 def _command(name: str) -> None:
     # Hydra then raises what it finds instead of printing it in many lines.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # The logger writes in a thread; what goes wrong there is raised here as well.
+    threading.excepthook = _unless_storage
 
-    mistakes: list[RniError] = []
+    statuses = [0]
+    told: list[Exception] = []  # of jobs of a sweep in this process
+
+    def note(error: Exception) -> None:
+        expected = isinstance(error, EXPECTED)
+        if TRACES and not expected:
+            raise error
+        _say(error)
+        statuses.append(2 if expected else 1)
 
     def task(config: DictConfig) -> float | None:
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        run_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
-            configuration.remember(config, name, HydraConfig.get().overrides.task)
-            configuration.check(config)
-            return _job(name, config, run_dir, sweeps)
-        except RniError as error:
-            _say(error)
-            mistakes.append(error)
-            if sweeps:
-                raise  # the sweep goes on; its launcher brings this home, wherever the job ran
+            return _run(name, config, Path(HydraConfig.get().runtime.output_dir), sweeps)
         except Exception as error:
-            if sweeps:
-                traceback.print_exc()
-                raise _portable(error) from error
-            raise
-        finally:
-            _remove_empty(run_dir)  # after a mistake, or where another directory or rank wrote
-        return None
+            note(error)
+            if not sweeps:
+                return None
+            told.append(_portable(error))
+            # The sweep goes on; its launcher brings this home, wherever the job ran.
+            raise told[-1] from error
 
     decorate = hydra.main(
         version_base="1.3", config_path=configuration.config_dir(), config_name=name
     )
-    try:
-        with sharing.between_jobs():
+    with handled_by(stop), sharing.between_jobs():
+        try:
             decorate(task)()
-    except (HydraException, OmegaConfBaseException, OSError, RniError) as error:
-        if error not in mistakes:  # those of a sweep in this process were said at once
-            _say(error)
-        sys.exit(2)
-    if mistakes:
-        sys.exit(2)
+        except Exception as error:
+            if error not in told:
+                note(error)
+    if any(statuses):
+        sys.exit(max(statuses))
+
+
+def _run(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
+    """One job, of which nothing is left behind where nothing was written."""
+    try:
+        configuration.remember(config, name, HydraConfig.get().overrides.task)
+        configuration.check(config)
+        return _job(name, config, run_dir, sweeps)
+    except StorageError as error:
+        raise StorageError(f"{error}; {_way_on(config, run_dir)}") from error
+    except Interrupted:
+        print(f"interrupted; {_way_on(config, run_dir)}", file=sys.stderr)
+        raise
+    finally:
+        _remove_empty(run_dir)  # after a mistake, or where another directory or rank wrote
+
+
+def _log_into(run_dir: Path) -> None:
+    """Point Hydra's log file, which is not open yet, to the run that goes on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.baseFilename = str(run_dir.absolute() / Path(handler.baseFilename).name)
+
+
+def _way_on(config: DictConfig, run_dir: Path) -> str:
+    place = run_dir if config.resume is None else Path(config.resume)
+    begun = (place / "config.yaml").is_file()
+    return f"go on with resume={place}" if begun else "nothing was saved yet"
 
 
 def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
     """Run a stage, or what is left of it to do; the validation accuracy that a search maximises."""
+    from rni_pl import earlier, stages  # import torch: only once the configuration is sound
+
     existing = config.existing or ("continue" if sweeps else "replace")
     if existing == "continue" and config.resume is None:
         found = earlier.find(name, config, run_dir)
@@ -107,8 +146,9 @@ def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | 
             return found.summary.get("val_acc")
         if found and found.can_go_on:
             config.resume = str(run_dir)
-    from rni_pl import stages  # imports torch: only once the configuration is sound
-
+    if config.resume is not None:
+        _log_into(Path(config.resume))
+    warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
     return stages.run(name, config, run_dir).summary["val_acc"]
 
 
@@ -123,7 +163,18 @@ def _portable(error: Exception) -> Exception:
 
 def _say(error: Exception) -> None:
     message = str(error) if isinstance(error, RniError) else configuration.one_line(error)
+    if not isinstance(error, EXPECTED):
+        message = f"unexpected {type(error).__name__}: {message} (HYDRA_FULL_ERROR=1 shows where)"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _one_line(message: Warning | str, *_: Any) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
+
+
+def _unless_storage(trouble: threading.ExceptHookArgs) -> None:
+    if not issubclass(trouble.exc_type, OSError):
+        threading.__excepthook__(trouble)
 
 
 def _remove_empty(directory: Path) -> None:

@@ -24,9 +24,16 @@ def config_dir() -> str:
 
 
 def remember(config: DictConfig, command: str, overrides: Sequence[str]) -> None:
-    """Note in the configuration how it came about, so that a run can be resumed."""
+    """Note in the configuration how it came about, so that a run can be resumed.
+
+    A path that is a number, as the runs of a sweep are called, is made text again.
+    """
     OmegaConf.set_struct(config, False)
     config.command, config.overrides = command, list(overrides)
+    for key in PATHS:
+        value = OmegaConf.select(config, key)
+        if _integer(value):
+            OmegaConf.update(config, key, str(value))
     OmegaConf.set_struct(config, True)
 
 
@@ -150,13 +157,14 @@ def _path_to(*suffixes: str) -> Rule:
 
 LIMIT = Rule("a number > 0, or null", lambda v: v is None or (_number(v) and v > 0))
 
+PATHS = ("checkpoint", "resume", "init", "data.root")
+
 # Every value that can be judged without the data or the network at hand.
 RULES: dict[str, Rule] = {
     "seed": _integer_from(0),
     "compile": FLAG,
     "method.reg_weight": NOT_NEGATIVE,
     "method.shift": Rule("a finite number", _number),
-    "data.root": TEXT,
     "data.batch_size": _integer_from(2),
     "data.eval_batch_size": _integer_from(1),
     "data.val_fraction": SHARE,
@@ -191,10 +199,8 @@ RULES: dict[str, Rule] = {
         "false (it keeps no checkpoints; for a quick try give trainer.limit_train_batches=3)",
         lambda v: v is False,
     ),
-    "checkpoint": TEXT,
-    "resume": TEXT,
+    **dict.fromkeys(PATHS, TEXT),
     "existing": Rule("continue or replace", lambda v: v in ("continue", "replace")),
-    "init": TEXT,
     "allow": Rule(
         "a list of dotted names",
         lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),

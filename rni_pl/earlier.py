@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from rni_pl import config as configuration
 from rni_pl.errors import ConfigError
-from rni_pl.resume import read_run
+from rni_pl.resume import has_checkpoint, read_run
 
 # What a run may be repeated with.
 OF_ONE_COMMAND = ("command", "overrides", "resume", "existing", "allow")
@@ -45,7 +45,7 @@ def find(command: str, config: DictConfig, run_dir: Path) -> Earlier | None:
             f"{run_dir} holds a run of another configuration ({found}); choose another directory, "
             "or existing=replace"
         )
-    return Earlier(_summary(run_dir), (run_dir / "checkpoints" / "last.ckpt").is_file())
+    return Earlier(_summary(run_dir), has_checkpoint(run_dir))
 
 
 def _summary(run_dir: Path) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """Errors a user can cause and mend; the commands print them as one line and exit with 2."""
 
+import signal
+
 
 class RniError(ValueError):
     """Base of every error that names a mistake in what the user gave."""
@@ -17,8 +19,16 @@ class CheckpointError(RniError):
     """A checkpoint is missing, damaged, foreign or asks for code we do not run."""
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint's bytes are not those that were written."""
+
+
 class DivergenceError(RniError):
     """Training has left the finite numbers."""
+
+
+class StorageError(RniError):
+    """A run's files cannot be written."""
 
 
 class PruningError(RniError):
@@ -35,6 +45,14 @@ class BenchmarkError(RniError):
 
 class LaunchError(RniError):
     """A process of a run was killed, or failed for a reason that it has printed."""
+
+
+class Interrupted(SystemExit):
+    """SIGINT or SIGTERM asked the run to stop; no mistake, and the exit status a shell expects."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signal = signal.Signals(signum)
 
 
 def first_line(error: BaseException) -> str:

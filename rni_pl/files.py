@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rni_pl.errors import ConfigError
+from rni_pl.errors import ConfigError, StorageError
 
 
 def write_json(figures: dict[str, Any], file: Path) -> None:
@@ -26,23 +26,52 @@ def read_json(file: Path) -> dict[str, Any]:
     return figures
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text whole or not at all."""
+def write_whole(path: Path, contents: str | bytes | memoryview) -> None:
+    """Write a file whole or not at all; for the errors see `whole`."""
     with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(contents.encode() if isinstance(contents, str) else contents)
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, which takes its place where the block ends without error.
 
-    Otherwise the temporary file is removed and `path` is left as it was. The suffix is the same.
+    Otherwise the temporary file is removed and `path` is left as it was, even if the machine stops
+    in the middle. The suffix is the same.
+
+    Raises:
+        StorageError: the file system refuses, for one because it is full.
     """
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        kept = f"; the {path.name} that is there is whole" if path.exists() else ""
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Name what goes wrong where others write, such as the logger."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
+
+
+def _sync(folder: Path) -> None:
+    """Have a rename on the disk, where folders can be opened at all."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)

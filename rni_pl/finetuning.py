@@ -94,7 +94,7 @@ def _prune(
     if cfg.checkpoint != GIVEN:
         cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
     if trainer.is_global_zero:
-        runs.start(cfg, run_dir)
+        runs.start(cfg, run_dir, anew=True)
     dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
     unpruned = classifier.model
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]

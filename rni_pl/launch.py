@@ -7,13 +7,9 @@ the processes get the composed configuration, so that sweeps start no sweeps of 
 import logging
 import os
 import pickle
-import signal
 import tempfile
-import threading
 import traceback
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from rni_pl.config import plain
-from rni_pl.errors import ConfigError, LaunchError, RniError
+from rni_pl.errors import ConfigError, Interrupted, LaunchError, RniError
+from rni_pl.interruption import handled_by, stop
 
 
 def processes(trainer: DictConfig) -> int:
@@ -88,27 +85,13 @@ def launch(
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            with _handlers_restored():
+            with handled_by(stop):  # torch puts handlers of its own there, and leaves them
                 results = elastic_launch(settings, _worker)(job, folder, count)
         except ChildFailedError as error:
             raise _mistake(Path(folder), error) from error
-        except SignalException as stop:  # which the processes got too, and have ended
-            if stop.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from stop
-            raise SystemExit(128 + stop.sigval) from stop
+        except SignalException as error:  # which the processes got too, and have ended
+            raise Interrupted(error.sigval) from error
     return pickle.loads(results[0])
-
-
-@contextmanager
-def _handlers_restored() -> Iterator[None]:
-    """Take back the signal handlers that torch's launcher sets and leaves."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _worker(job: bytes, folder: str, count: int) -> bytes | None:

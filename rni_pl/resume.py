@@ -11,34 +11,45 @@ from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_warn
 
+from rni_pl import checkpoint
 from rni_pl import config as configuration
-from rni_pl.errors import ConfigError
+from rni_pl.errors import CheckpointError, ConfigError, DamagedError
+from rni_pl.files import write_whole
+from rni_pl.models.build import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
 OF_ONE_COMMAND = re.compile(r"[+~]*(resume|existing|allow|launch|search|hydra)\b")
 
 
 def last_checkpoint(config: DictConfig) -> Path | None:
-    """The `last.ckpt` that a run goes on from, if it does."""
+    """The `last.ckpt` that a run goes on from; None: it starts from its beginning."""
     if config.resume is None:
         return None
     last = Path(config.resume) / "checkpoints" / "last.ckpt"
-    if not last.is_file():
-        raise ConfigError(f"resume={config.resume} holds no checkpoints/last.ckpt")
-    return last
+    return last if last.is_file() else None
+
+
+def resumed_step(config: DictConfig) -> int | None:
+    """The step that a run goes on from; None: it starts from its beginning."""
+    last = last_checkpoint(config)
+    return None if last is None else _step(last)
 
 
 def resumed_config(command: str, config: DictConfig) -> DictConfig:
     """The configuration of the run at `config.resume`, with what was given anew.
 
+    Sees to it that `last.ckpt` is the newest sound checkpoint of the run, see `restore_last`.
+
     Raises:
         ConfigError: there is no such run, it is of another command, or an override is not trusted.
-        CheckpointError: its network is not trusted, nor allowed by this command.
+        CheckpointError: its network is not trusted, nor allowed by this command, or no checkpoint
+            is sound.
     """
-    last_checkpoint(config)
     run_dir = Path(config.resume)
     stored, overrides = read_run(command, config, run_dir)
+    restore_last(run_dir)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
     merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
     OmegaConf.update(merged, "resume", str(config.resume))
@@ -65,6 +76,48 @@ def read_run(command: str, config: DictConfig, run_dir: Path) -> tuple[dict, lis
     return stored, overrides
 
 
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether there is one to go on from, sound or not."""
+    return any((run_dir / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt"))
+
+
+def restore_last(run: Path) -> None:
+    """Make `last.ckpt` the newest sound checkpoint of a run, if there is one.
+
+    `best.ckpt` is copied to it where it is damaged, or older because the run was killed between the
+    two. Epochs that are lost with it are trained again, to the same weights.
+
+    Raises:
+        CheckpointError: a checkpoint holds more than plain data, or all are damaged.
+    """
+    last, best = (run / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    steps: dict[Path, int] = {}
+    damage: list[DamagedError] = []
+    for file in (last, best):
+        try:
+            if file.is_file():
+                steps[file] = _step(file)
+        except DamagedError as error:
+            damage.append(error)
+    if not steps and damage:
+        raise damage[0]
+    if not steps:
+        rank_zero_warn(f"resume={run} holds no checkpoint yet: starting from its beginning")
+    elif steps.get(last, -1) < steps.get(best, -1):
+        if damage:
+            rank_zero_warn(f"{damage[0]}; going on from best.ckpt, of step {steps[best]}")
+        write_whole(last, best.read_bytes())
+
+
+def _step(file: Path) -> int:
+    """How far the run had come when it wrote a checkpoint."""
+    contents = checkpoint.read_plain(file, "resume")
+    step = contents.get("global_step") if isinstance(contents, dict) else None
+    if not isinstance(step, int) or "optimizer_states" not in contents:
+        raise CheckpointError(f"resume={file} was not written by a run of rni_pl")
+    return step
+
+
 def _read(run_dir: Path) -> dict:
     try:
         stored = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
@@ -80,12 +133,13 @@ def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
     key = key.lstrip("+~")
     groups = {path.name for path in Path(configuration.config_dir()).iterdir() if path.is_dir()}
     if key == "arch._target_":
-        from rni_pl.models.build import check_trusted  # imports torch
-
         check_trusted({"_target_": value}, _allowed(config.allow, config.overrides))
         return
     elsewhere = key in groups and not re.fullmatch(r"[\w-]+", value)
-    if elsewhere or re.search(r"\b_\w+_\b", item) or "/" in key or "@" in key:
+    # A checkpoint brings its own weights; without one the run would fetch them, or load a file.
+    fetches = key.removeprefix("arch.") in WEIGHT_ARGUMENTS and not has_checkpoint(run_dir)
+    named = elsewhere or re.search(r"\b_\w+_\b", item) or "/" in key or "@" in key
+    if named or (fetches and item not in config.overrides):
         raise ConfigError(f"{run_dir}: {item!r} in its config.yaml is not trusted")
 
 

@@ -19,20 +19,33 @@ from torch import nn
 from rni_pl import checkpoint, hardware, sync, tensorboard
 from rni_pl.callbacks import (
     BestCheckpoint,
+    Continuation,
     LastCheckpoint,
     Monitor,
     StopOnDivergence,
+    StopOnSignal,
     SyncBatchNorm,
 )
+from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
-from rni_pl.errors import ConfigError, RniError
-from rni_pl.files import write_json, write_whole
+from rni_pl.errors import ConfigError, RniError, StorageError, first_line
+from rni_pl.files import storage_errors, write_json, write_whole
+from rni_pl.resume import resumed_step
 from rni_pl.sharing import shared
 
 # What a run writes.
-RUN_FILES = ("config.yaml", "hparams.yaml", "*.json", "events.out.*", "checkpoints/*.ckpt")
+RUN_FILES = (
+    "config.yaml",
+    "hparams.yaml",
+    "summary.json",
+    "before_finetuning.json",
+    "failure.json",
+    "events.out.*",
+    "checkpoints/*.ckpt",
+    "checkpoints/.*.tmp",
+)
 
 # Values of the data configuration that concern one run alone.
 NOT_INHERITED = ("_target_", "source", "seed")
@@ -46,7 +59,7 @@ def make(node: DictConfig, what: str) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, RniError):
             raise cause from error
-        raise ConfigError(f"{what}: {str(cause).splitlines()[0]}") from error
+        raise ConfigError(f"{what}: {first_line(cause)}") from error
 
 
 def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
@@ -100,22 +113,26 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     if arguments.pop("sync_batchnorm"):
         callbacks = [*callbacks, SyncBatchNorm()]
     folder = run_dir / "checkpoints"
-    callbacks = [*callbacks, StopOnDivergence(), BestCheckpoint(folder), LastCheckpoint(folder)]
+    callbacks = [*callbacks, Continuation(), StopOnDivergence(), StopOnSignal(folder / "last.ckpt")]
+    callbacks = [*callbacks, BestCheckpoint(folder), LastCheckpoint(folder)]
     callbacks = [*callbacks, Monitor(), LearningRateMonitor("epoch")]
-    logger = TensorBoardLogger(run_dir, name="", version="", default_hp_metric=False)
+    logger = TensorBoardLogger(
+        run_dir, name="", version="", default_hp_metric=False, purge_step=resumed_step(config)
+    )
     node = OmegaConf.create(arguments)
     try:
         trainer = instantiate(node, callbacks=callbacks, logger=logger)
     except InstantiationException as error:
-        raise ConfigError(f"trainer: {str(error.__cause__ or error).splitlines()[0]}") from error
+        raise ConfigError(f"trainer: {first_line(error.__cause__ or error)}") from error
     except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"trainer: {first_line(error)}") from error
     smallest = 2 * trainer.world_size  # BatchNorm cannot train on one image
     if config.data.batch_size < smallest:
         raise ConfigError(
             f"data.batch_size={config.data.batch_size} is not allowed with {trainer.world_size} "
             f"processes; allowed: an integer from {smallest}"
         )
+    trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
 
 
@@ -128,6 +145,7 @@ def _quieten() -> None:
         "smaller than the logging interval",
         "does not have many workers",
         ours,
+        "exists and is not empty",
         "not supported by the model summary",
     )
     for message in known:
@@ -145,6 +163,9 @@ def fit(
     """Train, through `torch.compile` if `compiled`, then take the weights of the best epoch.
 
     ``failure.json`` in the run directory says why a run failed.
+
+    Raises:
+        StorageError: something cannot be written; what was written before is whole.
     """
     failure = run_dir / "failure.json"
     if compiled:
@@ -153,7 +174,10 @@ def fit(
         checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
     failure.unlink(missing_ok=True)
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+        with storage_errors():
+            trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    except StorageError:
+        raise  # there is no room to write more
     except Exception as error:
         if trainer.is_global_zero:
             write_json({"error": f"{type(error).__name__}: {error}"}, failure)
@@ -170,8 +194,9 @@ def fit(
 
 def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:
     """Accuracy on the test set, a fraction."""
-    accuracy = trainer.test(classifier, datamodule=data, verbose=False)[0]["test/acc"]
-    return round(float(accuracy), 6)  # float32 knows no more
+    with storage_errors():
+        figures = trainer.test(classifier, datamodule=data, verbose=False)[0]
+    return round(float(figures["test/acc"]), 6)  # float32 knows no more
 
 
 def finished(classifier: Classifier) -> nn.Module:
@@ -181,15 +206,15 @@ def finished(classifier: Classifier) -> nn.Module:
     return model
 
 
-def start(config: DictConfig, run_dir: Path) -> None:
+def start(config: DictConfig, run_dir: Path, anew: bool) -> None:
     """Make room for a run, and write its resolved configuration.
 
-    What an earlier run left in the same directory is removed, so that nothing of it can pass for
-    the new one's.
+    If it starts `anew`, what an earlier run left in the same directory is removed, so that nothing
+    of it can pass for the new one's.
     """
-    if config.resume is None:
+    if anew:
         found = [file for name in RUN_FILES for file in run_dir.glob(name)]
-        if found:
+        if found and config.resume is None:
             warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=2)
         for file in found:
             file.unlink()

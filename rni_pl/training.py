@@ -34,12 +34,12 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     regulariser: Regulariser = runs.make(config.method, "method")
     data = runs.make_data(config, watch_test)
     pl.seed_everything(config.seed, verbose=False)
-    classifier = new_classifier(config, data, regulariser)
+    classifier = new_classifier(config, data, regulariser, warm=last is None)
     runs.check_norms(config, classifier.model)
     history = History()
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
     if trainer.is_global_zero:
-        runs.start(config, run_dir)
+        runs.start(config, run_dir, anew=last is None)
     runs.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = runs.test(trainer, classifier, data)
     spec = classifier.spec
@@ -73,11 +73,18 @@ def _warm(spec: ModelSpec, path: str) -> nn.Module:
     return model.train()
 
 
-def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser) -> Classifier:
-    """A freshly initialised network for the data at hand, as the method wants its norm layers."""
+def new_classifier(
+    config: DictConfig, data: ImageData, regulariser: Regulariser, warm: bool = True
+) -> Classifier:
+    """A freshly initialised network for the data at hand, as the method wants its norm layers.
+
+    Unless `warm`, weights that the configuration would fetch or read are left aside: a checkpoint
+    brings them.
+    """
     arch = plain(config.arch)
+    cold = {key: value for key, value in arch.items() if key not in WEIGHT_ARGUMENTS}
     spec = ModelSpec(
-        arch=arch,
+        arch=arch if warm else cold,
         num_classes=data.num_classes,
         norm=regulariser.norm,
         image_shape=list(data.image_shape),
@@ -88,11 +95,11 @@ def new_classifier(config: DictConfig, data: ImageData, regulariser: Regulariser
         mean=list(data.mean),
         std=list(data.std),
     )
-    model = build(spec) if config.init is None else _warm(spec, config.init)
+    model = _warm(spec, config.init) if warm and config.init is not None else build(spec)
     check_output(model, spec)
     if not any(scaled_norms(model)):
         raise ConfigError(f"arch={spec.arch_name} has no BatchNorm2d whose scales could be ranked")
     # Checkpoints bring their own weights: what fetched the first ones is left out of them.
-    spec.arch = {key: value for key, value in arch.items() if key not in WEIGHT_ARGUMENTS}
+    spec.arch = cold
     model.model_spec = spec  # type: ignore[assignment]
     return Classifier(spec.to_dict(), plain(config.optimizer), module=model)

@@ -1,8 +1,9 @@
 import json
 import os
+import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,3 +106,12 @@ def pruned(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = (f"checkpoint={trained}", *SHORT, f"hydra.run.dir={run_dir}")
     assert run_command("prune", *arguments) == 0
     return run_dir
+
+
+def damages(whole: bytes, count: int) -> Iterator[bytes]:
+    """A file cut off, and with a byte changed, at random places, in turn."""
+    places = random.Random(0)
+    for number in range(count):
+        place = places.randrange(len(whole))
+        other = bytes([whole[place] ^ places.randrange(1, 256)])
+        yield whole[:place] if number % 2 else whole[:place] + other + whole[place + 1 :]

@@ -1,12 +1,13 @@
 """Checkpoints load in a fresh process, bit for bit, and never run what they name."""
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import run_python
+from conftest import damages, run_python
 
 import rni_pl
 from rni_pl.classifier import Classifier
@@ -210,24 +211,38 @@ def test_structure_sets_sizes_alone(trained: Path, tmp_path: Path, structure: An
     assert all(len(message) < 300 for message in refusals(tmp_path / "bad.ckpt"))
 
 
-def test_any_damage_is_one_clear_refusal(trained: Path, tmp_path: Path) -> None:
-    whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
-    generator = torch.Generator().manual_seed(0)
+@pytest.mark.parametrize("kind", ["trained", "pruned"])
+def test_any_damage_is_one_clear_refusal(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run_dir = request.getfixturevalue(kind)
     path = tmp_path / "some.ckpt"
     x = torch.randn(1, 3, 32, 32)
-    sound = rni_pl.load_model(trained)(x)
+    sound = rni_pl.load_model(run_dir)(x)
     said = []
-    for _ in range(60):
-        place = int(torch.randint(len(whole), (), generator=generator))
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+    for damaged in damages((run_dir / "checkpoints" / "best.ckpt").read_bytes(), 100):
+        path.write_bytes(damaged)
         try:
             logits = rni_pl.load_model(path)(x)
         except CheckpointError as error:
             said.append(str(error))
         else:
-            assert torch.equal(logits, sound), place
-    assert len(said) > 40
+            assert torch.equal(logits, sound)
+    assert len(said) > 80
     assert not any("\n" in text for text in said)
+
+
+@pytest.mark.parametrize("how", ["compressed", "overlapping"])
+def test_archives_cannot_grow(trained: Path, tmp_path: Path, how: str) -> None:
+    """Checking an archive takes a time that its size bounds."""
+    path = tmp_path / "some.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if how == "compressed" else 0) as archive:
+        archive.writestr("archive/data/0", bytes(2**20))
+        if how == "overlapping":
+            (entry,) = archive.infolist()
+            archive.filelist += [entry] * 1000
+    with pytest.raises(CheckpointError, match="claims to hold more than its bytes"):
+        rni_pl.load_model(path)
 
 
 def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_sizes_and_values(imagenet: Path) -> None:
     assert -3 < images.min() < -1 < 1 < images.max() < 3
     first, again = (list(data.calibration_batches(2)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    centre = data.test[0][0]
-    assert torch.equal(centre, data.test[0][0]), "evaluation is not random"
+    centre = data.test[0, 0][0]
+    assert torch.equal(centre, data.test[0, 0][0]), "evaluation is not random"
 
 
 def test_processes_share_every_batch(imagenet: Path) -> None:

@@ -1,8 +1,10 @@
 """Lightning callbacks: thin glue around the plain functions of the core."""
 
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from rni_pl.callbacks.continuation import Continuation
 from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
+from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.monitor import Monitor
 from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
@@ -10,11 +12,13 @@ from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 
 __all__ = [
     "BestCheckpoint",
+    "Continuation",
     "History",
     "LastCheckpoint",
     "Monitor",
     "OneShotPruning",
     "SparsityRegulariser",
     "StopOnDivergence",
+    "StopOnSignal",
     "SyncBatchNorm",
 ]

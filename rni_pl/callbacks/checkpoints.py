@@ -1,9 +1,17 @@
-"""The two checkpoints of a run: its best epoch and its last."""
+"""The two checkpoints of a run, its best epoch and its last, and how they are written."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from rni_pl import checkpoint
+from rni_pl.errors import StorageError
+from rni_pl.files import write_whole
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -16,9 +24,16 @@ class BestCheckpoint(ModelCheckpoint):
         )  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best epoch so far, also where the run was moved in between."""
-        here = str(Path(str(self.dirpath)) / "best.ckpt")
-        score = state_dict["best_model_score"]
+        """Go on with the best epoch so far, also where the run was moved in between.
+
+        Raises:
+            CheckpointError: its weights are lost, so that the run could not end as it should.
+        """
+        if not state_dict["best_model_path"]:
+            return  # nothing was validated yet
+        file = Path(str(self.dirpath)) / "best.ckpt"
+        checkpoint.read_plain(checkpoint.locate(file))
+        here, score = str(file), state_dict["best_model_score"]
         super().load_state_dict(
             {
                 **state_dict,
@@ -35,4 +50,40 @@ class LastCheckpoint(ModelCheckpoint):
     """`last.ckpt`: every epoch anew, for going on after an interruption."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "last", enable_version_counter=False)
+        super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to go on with: the file is always written anew."""
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have on the disk what was logged so far: a run that goes on logs what follows."""
+        for logger in trainer.loggers:
+            logger.save()
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, written whole or not at all and read as plain data alone.
+
+    Lightning's own go through the system's temporary folder, which may be another file system, so
+    that a kill can leave half a file; and they may be lost with the power.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        """Write to a file beside `path`, then rename. Raises `StorageError`."""
+        buffer = io.BytesIO()  # on a full disk torch.save to a file would end the process
+        torch.save(checkpoint, buffer)
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error.strerror or error}") from error
+        write_whole(Path(path), buffer.getbuffer())
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read on the CPU, whatever `weights_only` says. Raises `CheckpointError`."""
+        return checkpoint.read_plain(Path(path))

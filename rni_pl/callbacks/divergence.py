@@ -1,6 +1,6 @@
 """Stopping a run whose loss is no number any more."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -10,10 +10,11 @@ from rni_pl.errors import DivergenceError
 
 
 class StopOnDivergence(pl.Callback):
-    """Raises `DivergenceError` once the training loss is NaN or infinite.
+    """Raises `DivergenceError` once the training loss, or a weight, is NaN or infinite.
 
     Notes the first such step on the device and looks every `every_n_steps`, and before anything
-    is validated or saved, so that no step waits for the device.
+    is validated or saved, so that no step waits for the device. Weights are looked at before they
+    are saved: the last step of an epoch may ruin them with a loss that was finite.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -36,6 +37,15 @@ class StopOnDivergence(pl.Callback):
         """Look before checkpoints are written."""
         self._look(trainer)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let nothing overwrite the last good checkpoint."""
+        self._look(trainer)
+        values = [t for t in checkpoint["state_dict"].values() if t.is_floating_point()]
+        if values and not torch.stack([t.isfinite().all() for t in values]).all():
+            self._stop(trainer, f"the weights are not finite after step {trainer.global_step}")
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look a last time."""
         self._look(trainer)
@@ -46,8 +56,10 @@ class StopOnDivergence(pl.Callback):
         first = trainer.strategy.reduce(self._first, reduce_op=torch.distributed.ReduceOp.MIN)  # type: ignore[arg-type]
         if not torch.isfinite(first):
             return
+        self._stop(trainer, f"the loss is not finite since step {int(first)}")
+
+    def _stop(self, trainer: pl.Trainer, what: str) -> NoReturn:
         rates = ", ".join(f"{group['lr']:g}" for group in trainer.optimizers[0].param_groups)
         raise DivergenceError(
-            f"the loss is not finite since step {int(first)} (learning rates now: {rates}); "
-            "the last good checkpoint is kept"
+            f"{what} (learning rates now: {rates}); the last good checkpoint is kept"
         )

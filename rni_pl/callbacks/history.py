@@ -51,10 +51,14 @@ class History(pl.Callback):
         self._since = 0.0
         self._before = Record()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, be it in the middle of an epoch."""
         self._before = replace(self.record)
         self._since = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the epoch starts."""
+        self._before = replace(self.record)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -89,6 +93,13 @@ class History(pl.Callback):
         lap, self._since = now - self._since, now
         self.record.seconds += lap
         return lap
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Count the time trained so far in this epoch."""
+        self.record.train_seconds += self._lap()
+        checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
         """The record, in plain values."""

@@ -1,5 +1,7 @@
 """The Lightning data module over folders too large for memory: ImageNet's recipe and layout."""
 
+import itertools
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,29 +9,92 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2 as transforms
 
 from rni_pl.data.images import split_indices
-from rni_pl.data.order import SharedBatches
+from rni_pl.data.loader import EpochLoader
+from rni_pl.data.order import seeded
 from rni_pl.data.sources.image_folder import list_images, read_image
 from rni_pl.errors import DataError
 
 
 class FolderImages(Dataset):
-    """Images of one folder, read when asked for: float32 (3, S, S) after `transform`, and label."""
+    """Images of one folder, read when asked for: float32 (3, S, S) after `transform`, and label.
 
-    def __init__(self, files: dict[str, list[Path]], classes: list[str], transform: Any) -> None:
-        self.files = [(path, i) for i, name in enumerate(classes) for path in files.get(name, [])]
-        self.transform = transform
+    S is `size`. An item is an image in an epoch, ``(epoch, index)``; where `transform` draws random
+    numbers (`seed` given), they depend on these three alone, whichever process reads it.
+    """
+
+    def __init__(
+        self, files: list[tuple[Path, int]], transform: Any, size: int, seed: int | None = None
+    ) -> None:
+        self.files, self.transform, self.size, self.seed = files, transform, size, seed
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        epoch, index = item
         path, label = self.files[index]
         pixels = torch.from_numpy(read_image(path).copy()).permute(2, 0, 1)
-        return self.transform(pixels), label
+        if self.seed is None:
+            return self.transform(pixels), label
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(seeded(self.seed, epoch, index).get_state())
+            return self.transform(pixels), label
+
+
+class FolderLoader(EpochLoader):
+    """Batches of images that worker processes read, see `EpochLoader`."""
+
+    def __init__(
+        self, images: FolderImages, batch_size: int, seed: int, train: bool, workers: int,
+        rank: int = 0, world_size: int = 1,
+    ) -> None:  # fmt: skip
+        super().__init__(len(images), batch_size, seed, train, rank, world_size)
+        self._first = 0
+        self._loader = DataLoader(
+            images,
+            batch_sampler=_Shares(self),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # or it would draw from the network's
+            worker_init_fn=_ignore_interrupts,
+        )
+
+    def batches(self, start: int) -> Iterator[Any]:
+        """The batches of the present epoch, from number `start` on."""
+        self._first = start
+        try:
+            yield from self._loader
+        except DataError as error:  # from a worker it comes with a trace in front
+            raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
+
+    def shares(self) -> Iterator[list[tuple[int, int]]]:
+        """This process's items of each of these batches."""
+        epoch = self.sampler.epoch
+        for batch in self.batch_sampler.global_batches(self._first):
+            yield [(epoch, index) for index in batch[self.batch_sampler.rows(len(batch))].tolist()]
+
+
+class _Shares(Sampler):
+    """What a torch DataLoader asks for its batches."""
+
+    def __init__(self, loader: FolderLoader) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self.loader.shares()
+
+    def __len__(self) -> int:
+        return len(self.loader) - self.loader._first
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the training process decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class FolderData(pl.LightningDataModule):
@@ -90,14 +155,14 @@ class FolderData(pl.LightningDataModule):
         if unknown:
             raise DataError(f"{self.root}/val has classes that train lacks: {unknown[:5]}")
         crop, centre = self._transforms()
-        everything = FolderImages(train, classes, crop)
-        self.train: Dataset = everything
-        self.test: Dataset = FolderImages(test, classes, centre)
-        self.val: Dataset = self.test
+        files, held_out = _labelled(train, classes), _labelled(test, classes)
+        self.test = self.val = FolderImages(held_out, centre, self.image_size)
         if self.val_fraction:
-            kept, aside = split_indices(len(everything), self.val_fraction, self.split_seed)
-            self.val = Subset(FolderImages(train, classes, centre), aside.tolist())
-            self.train = Subset(everything, kept.tolist())
+            kept, aside = split_indices(len(files), self.val_fraction, self.split_seed)
+            apart = [files[i] for i in aside.tolist()]
+            self.val = FolderImages(apart, centre, self.image_size)
+            files = [files[i] for i in kept.tolist()]
+        self.train = FolderImages(files, crop, self.image_size, self.seed)
         self.classes = classes
 
     @property
@@ -112,7 +177,7 @@ class FolderData(pl.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         """Shuffled and augmented batches."""
-        return self._loader(self.train, self.batch_size, training=True)
+        return self._loader(self.train, self.batch_size, train=True)
 
     def val_dataloader(self) -> Any:
         """The set that picks the best epoch, and the test set if it is watched."""
@@ -126,13 +191,9 @@ class FolderData(pl.LightningDataModule):
         return self._loader(self.test, self.eval_batch_size)
 
     def calibration_batches(self, count: int) -> Iterator[Tensor]:
-        """Images of `count` training batches, on the CPU, the same on every rank."""
-        order = torch.randperm(len(self.train), generator=self._generator())  # type: ignore[arg-type]
-        for indices in order.split(self.batch_size)[:count]:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
-                images = torch.stack([self.train[i][0] for i in indices.tolist()])
-            yield images
+        """Images of the first `count` training batches, on the CPU, the same on every rank."""
+        loader = FolderLoader(self.train, self.batch_size, self.seed, train=True, workers=0)
+        return (images for images, _ in itertools.islice(loader, count))
 
     def _transforms(self) -> tuple[Any, Any]:
         finish = [
@@ -144,19 +205,12 @@ class FolderData(pl.LightningDataModule):
         centre = [resize, transforms.CenterCrop(self.image_size)]
         return transforms.Compose([*crop, *finish]), transforms.Compose([*centre, *finish])
 
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.seed)
-
-    def _loader(self, images: Dataset, batch_size: int, training: bool = False) -> DataLoader:
+    def _loader(self, images: FolderImages, batch_size: int, train: bool = False) -> FolderLoader:
         rank, world_size = 0, 1
         if self.trainer is not None:
             rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        count = len(images)  # type: ignore[arg-type]
-        return DataLoader(
-            images,
-            batch_sampler=SharedBatches(count, batch_size, self.seed, training, rank, world_size),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=self._generator(),
-        )
+        return FolderLoader(images, batch_size, self.seed, train, self.workers, rank, world_size)
+
+
+def _labelled(files: dict[str, list[Path]], classes: list[str]) -> list[tuple[Path, int]]:
+    return [(path, i) for i, name in enumerate(classes) for path in files.get(name, [])]

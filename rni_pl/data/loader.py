@@ -1,6 +1,7 @@
-"""Batches from images that live on the training device."""
+"""Batches: how an epoch is gone through, and those of images that live on the training device."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,14 +11,53 @@ from rni_pl.data.images import Split
 from rni_pl.data.order import SharedBatches, seeded
 
 
-class BatchLoader:
+class EpochLoader:
+    """The batches of an epoch, of each the rows that are this process's, from any batch on.
+
+    The order depends on (seed, epoch) alone, so a run can be repeated, or resumed at any step,
+    whatever the number of processes, see `SharedBatches`.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, train: bool, rank: int, world_size: int
+    ) -> None:
+        self.seed = seed
+        # Named as in a torch DataLoader: Lightning tells the sampler the epoch.
+        self.batch_sampler = SharedBatches(count, batch_size, seed, train, rank, world_size)
+        self.sampler = self.batch_sampler.sampler
+        self._done = 0
+        self._resumed = (-1, 0)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        # Not before the first batch is asked for: Lightning tells the epoch after making iterators.
+        epoch, done = self._resumed
+        start = done if epoch == self.sampler.epoch else 0
+        for number, batch in enumerate(self.batches(start), start):
+            self._done = number + 1
+            yield batch
+
+    def batches(self, start: int) -> Iterator[Any]:
+        """The batches of the present epoch, from number `start` on."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of which epoch are done."""
+        return {"epoch": self.sampler.epoch, "done": self._done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out batches that are done, in their epoch."""
+        self._resumed = state["epoch"], state["done"]
+
+
+class BatchLoader(EpochLoader):
     """Whole batches ``(images, labels)``: normalised float32 (n, 3, H, W) and int64 (n,).
 
     The split moves to `device` once, as uint8; augmentation and normalisation happen there. The
-    order depends on (seed, epoch) alone, the augmentation of a batch on (seed, epoch, batch), so a
-    run can be repeated, or resumed at any step, whatever the number of processes: each takes its
-    share of the rows of every batch of `batch_size` images, see `SharedBatches`. Shuffled where
-    `augment` is given.
+    augmentation of a batch depends on (seed, epoch, batch) alone. Shuffled where `augment` is
+    given.
     """
 
     def __init__(
@@ -32,22 +72,15 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        super().__init__(len(split), batch_size, seed, augment is not None, rank, world_size)
         self.split = Split(split.images.to(device), split.labels.to(device))
         self.mean, self.std = list(mean), list(std)
         self.augment = augment
-        self.seed = seed
-        self.batch_sampler = SharedBatches(
-            len(split), batch_size, seed, augment is not None, rank, world_size
-        )
-        # Named as in a torch DataLoader: Lightning tells the sampler the epoch.
-        self.sampler = self.batch_sampler.sampler
 
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the present epoch, from number `start` on."""
         epoch = self.sampler.epoch
-        for number, indices in enumerate(self.batch_sampler.global_batches()):
+        for number, indices in enumerate(self.batch_sampler.global_batches(start), start):
             yield self._batch(indices, epoch, number)
 
     def _batch(self, indices: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor]:

@@ -70,10 +70,10 @@ class SharedBatches(Sampler[list[int]]):
             del ends[-2]
         self._bounds = list(zip([0, *ends], ends, strict=False))
 
-    def global_batches(self) -> Iterator[Tensor]:
-        """Indices of the images of every batch, over all processes."""
+    def global_batches(self, first: int = 0) -> Iterator[Tensor]:
+        """Indices of the images of every batch from number `first` on, over all processes."""
         order = self.sampler.order()
-        return (order[start:end] for start, end in self._bounds)
+        return (order[start:end] for start, end in self._bounds[first:])
 
     def rows(self, size: int) -> slice:
         """This process's rows of a batch of `size` images."""

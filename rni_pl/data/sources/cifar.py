@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rni_pl.data.images import Images, Split
-from rni_pl.errors import DataError
+from rni_pl.errors import DataError, first_line
 
 
 def cifar10(root: str) -> Images:
@@ -43,11 +43,10 @@ def _download(dataset: Any, root: str) -> None:
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         if new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{dataset.__name__} is not in data.root={root} and cannot be downloaded ({reason}): "
-            f"put {dataset.filename} into {Path(root).resolve()}, or use data=digits, which needs "
-            "no download"
+            f"{dataset.__name__} is not in data.root={root} and cannot be downloaded "
+            f"({first_line(error)}): put {dataset.filename} into {Path(root).resolve()}, or use "
+            "data=digits, which needs no download"
         ) from error
 
 
