@@ -143,6 +143,7 @@ RULES: dict[str, Rule] = {
     "data.val_fraction": SHARE,
     "data.padding": _integer_from(0, 1024),
     "data.flip": FLAG,
+    "data.check_files": FLAG,
     "data.mean": Rule("three numbers", _triple),
     "data.std": Rule("three numbers > 0", lambda v: _triple(v) and min(v) > 0),
     "data.image_size": _integer_from(1, 8192),

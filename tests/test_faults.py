@@ -20,6 +20,7 @@ import torch
 from children import SHORT_RUN, finish, start
 from conftest import ROOT, SHORT, damages
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from rni_pl import resume
 from rni_pl.callbacks import StopOnSignal
@@ -169,6 +170,8 @@ def test_before_training_a_signal_leaves_nothing(command: Callable, monkeypatch:
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """`interrupt(7)` sends SIGINT as the seventh step ends."""
+    # Runs of one process and second are told apart by a count, and read in the order of names.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
     original = StopOnSignal.on_train_batch_end
 
     def at(step: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from rni_pl.data.augment import Augment, normalise
-from rni_pl.data.images import Split
+from rni_pl.data.images import Split, check_enough
 
 
 class EpochShuffle(Sampler[int]):
@@ -50,6 +50,8 @@ class EpochLoader:
     def __init__(
         self, count: int, batch_size: int, seed: int, train: bool, rank: int, world_size: int
     ) -> None:
+        if train:
+            check_enough(count, world_size)
         self.batch_size = batch_size
         self.seed = seed
         self.rank, self.world_size = rank, world_size
