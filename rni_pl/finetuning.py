@@ -44,11 +44,18 @@ def prune_and_finetune(
     pl.seed_everything(cfg.seed, verbose=False)
     history = History()
     trainer = runs.make_trainer(cfg, run_dir, [history])
+    pruning = None
     if last is None:
-        summary = _prune(cfg, trainer, classifier, data, run_dir)
-    else:
-        summary = runs.read_json(run_dir / BEFORE)
-    runs.fit(trainer, classifier, data, last)
+        pruning = _pruning(cfg, classifier)
+        cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
+    with runs.begun(trainer, cfg, run_dir, anew=last is None):
+        if pruning is None:
+            summary = runs.read_json(run_dir / BEFORE)
+        else:
+            summary = _prune(pruning, trainer, classifier, data)
+            if trainer.is_global_zero:
+                runs.write_json(summary, run_dir / BEFORE)
+        runs.fit(trainer, classifier, data, last)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
     summary.update(best_epoch=record.best_epoch, epochs=trainer.current_epoch)
@@ -59,27 +66,26 @@ def prune_and_finetune(
     return Outcome(runs.finished(classifier), record, summary)
 
 
-def _prune(
-    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ImageData, run_dir: Path
-) -> dict[str, Any]:
-    """Prune the classifier's network, and measure it before and after."""
+def _pruning(cfg: DictConfig, classifier: Classifier) -> OneShotPruning:
+    """The callback that will prune; what it could not prune is refused now."""
     options = config.plain(cfg.prune)
     options["scope"] = options["scope"] or classifier.spec.scope
     pruning = OneShotPruning(**options)
-    # What cannot be pruned is refused now, before anything is evaluated or written.
     example = torch.zeros(1, *classifier.spec.image_shape)
     prune(classifier.model, example, **vars(pruning.request))
-    if trainer.is_global_zero:
-        cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
-        runs.start(cfg, run_dir, anew=True)
+    return pruning
+
+
+def _prune(
+    pruning: OneShotPruning, trainer: pl.Trainer, classifier: Classifier, data: ImageData
+) -> dict[str, Any]:
+    """Prune the classifier's network, and measure it before and after."""
     dense = figures(classifier, runs.test(trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = figures(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
     summary = summarise(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary)
-    if trainer.is_global_zero:
-        runs.write_json(summary, run_dir / BEFORE)
     return summary
 
 

@@ -4,6 +4,8 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +50,18 @@ RUN_FILES = (
 NOT_INHERITED = ("_target_", "source", "seed")
 
 
-def make(node: DictConfig, what: str) -> Any:
+def make(node: DictConfig, what: str, kind: type) -> Any:
     """Instantiate a configuration node; a mistake in it is the user's, named in one line."""
     try:
-        return instantiate(node)
+        made = instantiate(node)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, RniError):
             raise cause from error
         raise ConfigError(f"{what}: {reason(cause)}") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{what}._target_={node.get('_target_')} makes no {kind.__name__}")
+    return made
 
 
 def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
@@ -64,7 +69,7 @@ def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
     node = config.data.copy()
     OmegaConf.set_struct(node, False)
     node.pop("choice", None)
-    data = make(node, "data")
+    data = make(node, "data", pl.LightningDataModule)
     data.watch_test = watch_test
     data.prepare_data()
     data.setup("fit")
@@ -127,8 +132,11 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: Pa
     """
     if resume is not None:
         checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
-    with storage_errors():
-        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    try:
+        with storage_errors():
+            trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {reason(error)}") from error
     best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
     if not best:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
@@ -149,20 +157,34 @@ def finished(classifier: Classifier) -> nn.Module:
     return model
 
 
-def start(config: DictConfig, run_dir: Path, anew: bool) -> None:
-    """Make room for a run, and write its resolved configuration.
+@contextmanager
+def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path, anew: bool) -> Iterator[None]:
+    """Make room for a run and write its resolved configuration, for as long as it is under way.
 
     If it starts `anew`, what an earlier run left in the same directory is removed, so that nothing
-    of it can pass for the new one's.
+    of it can pass for the new one's; and if it fails before its first step, nothing is left of it.
     """
-    if anew:
-        found = [file for name in RUN_FILES for file in run_dir.glob(name)]
-        if found and config.resume is None:
-            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=2)
-        for file in found:
-            file.unlink()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    if trainer.is_global_zero:
+        if anew and clear(run_dir) and config.resume is None:
+            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    try:
+        yield
+    except Exception:
+        if trainer.is_global_zero and anew and not trainer.global_step:
+            clear(run_dir)
+        raise
+
+
+def clear(run_dir: Path) -> bool:
+    """Remove what a run writes; whether there was anything."""
+    found = [file for name in RUN_FILES for file in run_dir.glob(name)]
+    for file in found:
+        file.unlink()
+    with suppress(OSError):  # not there, or it holds files of others
+        (run_dir / "checkpoints").rmdir()
+    return bool(found)
 
 
 def write_json(figures: dict[str, Any], file: Path) -> None:

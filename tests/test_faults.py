@@ -491,3 +491,17 @@ def test_a_run_directory_fetches_no_weights(command: Callable, work: Path) -> No
     finished = command("train", "resume=run", ALLOW)
     assert finished.status == 2
     assert "'+arch.checkpoint_path=evil.pt' in its config.yaml is not trusted" in finished.err
+
+
+def test_a_recipe_given_anew_is_followed(command: Callable, work: Path) -> None:
+    """Lightning by itself would keep learning rates and milestones of the checkpoint."""
+    shutil.copytree(work / "dense", "run")
+    groups = contents(Path("run"))["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([0.001, 0.01])
+    anew = ("trainer.max_epochs=9", "optimizer.lr=0.05", "optimizer.weight_decay=0")
+    assert command("train", "resume=run", ALLOW, *anew).status == 0
+    groups = contents(Path("run"))["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([0.0005, 0.005])
+    assert [group["weight_decay"] for group in groups] == [0, 0]
+    (schedule,) = contents(Path("run"))["lr_schedulers"]
+    assert sorted(schedule["milestones"]) == [18, 27]
