@@ -15,6 +15,7 @@ from rni_pl.finetuning import GIVEN
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.norm import norm_kind
 from rni_pl.outcome import Outcome
+from rni_pl.penalties import Regulariser
 from rni_pl.pruning.surgery import structure_of
 from rni_pl.runs import plain_data_values
 
@@ -88,7 +89,7 @@ def prune_finetune(
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     cfg = _configure("prune", [*settings, *overrides])
-    regulariser = runs.make(config.compose_group("method", method), "method")
+    regulariser = runs.make(config.compose_group("method", method), "method", Regulariser)
     cfg.prune.scope = cfg.prune.scope or regulariser.scope
     classifier = _wrap(model, method, cfg)
     with _directory(run_dir) as directory:

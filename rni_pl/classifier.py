@@ -1,5 +1,6 @@
 """The one LightningModule: any classifier, its loss, its metrics and its recipe."""
 
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -128,6 +129,21 @@ class Classifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
+
+    def on_train_start(self) -> None:
+        """Have a run that goes on follow the recipe as it is now, not the one it was saved with."""
+        (config,) = self.trainer.lr_scheduler_configs
+        optimizer = self.recipe.optimizer(self.model)
+        schedule = self.recipe.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of steps of the schedule without the optimiser's
+            for _ in range(self.trainer.global_step):
+                schedule.step()
+        for mine, fresh in zip(
+            self.trainer.optimizers[0].param_groups, optimizer.param_groups, strict=True
+        ):
+            mine.update({key: value for key, value in fresh.items() if key != "params"})
+        config.scheduler.load_state_dict(schedule.state_dict())
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         """Keep what all devices counted so far in this epoch."""

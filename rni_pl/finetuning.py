@@ -57,11 +57,19 @@ def prune_and_finetune(
     trainer = runs.make_trainer(cfg, run_dir, [history])
     if cfg.distill.weight:
         classifier.objective = Distillation(_teacher(cfg, classifier, last), **cfg.distill)
+    pruning = None
     if last is None:
-        summary = _prune(cfg, trainer, classifier, data, run_dir)
-    else:
-        summary = read_json(run_dir / BEFORE)
-    runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
+        pruning = _pruning(cfg, classifier)
+        if cfg.checkpoint != GIVEN:
+            cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
+    with runs.begun(trainer, cfg, run_dir, anew=last is None):
+        if pruning is None:
+            summary = read_json(run_dir / BEFORE)
+        else:
+            summary = _prune(cfg, pruning, trainer, classifier, data)
+            if trainer.is_global_zero:
+                write_json(summary, run_dir / BEFORE)
+        runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
     summary.update(best_epoch=record.best_epoch, val_acc=record.best_val_acc)
@@ -80,21 +88,25 @@ def _teacher(cfg: DictConfig, classifier: Classifier, last: Path | None) -> nn.M
     return checkpoint.load_model(cfg.checkpoint, allow=list(cfg.allow))
 
 
-def _prune(
-    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ImageData, run_dir: Path
-) -> dict[str, Any]:
-    """Prune the classifier's network, and measure it before and after."""
+def _pruning(cfg: DictConfig, classifier: Classifier) -> OneShotPruning:
+    """The callback that will prune; what it could not prune is refused now."""
     options = config.plain(cfg.prune)
-    timed = options.pop("latency")
+    del options["latency"]  # a measurement
     options["scope"] = options["scope"] or classifier.spec.scope
     pruning = OneShotPruning(**options)
-    # What cannot be pruned is refused now, before anything is evaluated or written.
     example = torch.zeros(1, *classifier.spec.image_shape)
     prune(classifier.model, example, **vars(pruning.request))
-    if cfg.checkpoint != GIVEN:
-        cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
-    if trainer.is_global_zero:
-        runs.start(cfg, run_dir, anew=True)
+    return pruning
+
+
+def _prune(
+    cfg: DictConfig,
+    pruning: OneShotPruning,
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    data: ImageData,
+) -> dict[str, Any]:
+    """Prune the classifier's network, and measure it before and after."""
     dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
     unpruned = classifier.model
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
@@ -102,10 +114,8 @@ def _prune(
     assert pruning.report is not None
     summary = summarise(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary)
-    if trainer.is_global_zero:
-        if timed:
-            summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
-        write_json(summary, run_dir / BEFORE)
+    if cfg.prune.latency and trainer.is_global_zero:
+        summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
     return summary
 
 

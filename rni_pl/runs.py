@@ -3,6 +3,8 @@
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,15 @@ from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
-from rni_pl.errors import ConfigError, RniError, StorageError, first_line
+from rni_pl.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    PruningError,
+    RniError,
+    StorageError,
+    first_line,
+)
 from rni_pl.files import storage_errors, write_json, write_whole
 from rni_pl.resume import resumed_step
 from rni_pl.sharing import shared
@@ -50,16 +60,22 @@ RUN_FILES = (
 # Values of the data configuration that concern one run alone.
 NOT_INHERITED = ("_target_", "source", "seed")
 
+# What a user gave wrong: found before the first step, it leaves no run directory behind.
+MISTAKES = (ConfigError, DataError, CheckpointError, PruningError)
 
-def make(node: DictConfig, what: str) -> Any:
+
+def make(node: DictConfig, what: str, kind: type) -> Any:
     """Instantiate a configuration node; a mistake in it is the user's, named in one line."""
     try:
-        return instantiate(node)
+        made = instantiate(node)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, RniError):
             raise cause from error
         raise ConfigError(f"{what}: {first_line(cause)}") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{what}._target_={node.get('_target_')} makes no {kind.__name__}")
+    return made
 
 
 def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
@@ -73,7 +89,7 @@ def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
 
 
 def _loaded(node: DictConfig) -> ImageData:
-    data = make(node, "data")
+    data = make(node, "data", pl.LightningDataModule)
     data.prepare_data()
     data.setup("fit")
     return data
@@ -176,6 +192,8 @@ def fit(
     try:
         with storage_errors():
             trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {first_line(error)}") from error
     except StorageError:
         raise  # there is no room to write more
     except Exception as error:
@@ -206,20 +224,35 @@ def finished(classifier: Classifier) -> nn.Module:
     return model
 
 
-def start(config: DictConfig, run_dir: Path, anew: bool) -> None:
-    """Make room for a run, and write its resolved configuration.
+@contextmanager
+def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path, anew: bool) -> Iterator[None]:
+    """Make room for a run and write its resolved configuration, for as long as it is under way.
 
     If it starts `anew`, what an earlier run left in the same directory is removed, so that nothing
-    of it can pass for the new one's.
+    of it can pass for the new one's; and if a mistake of the user's ends it before its first step,
+    nothing is left of it.
     """
-    if anew:
-        found = [file for name in RUN_FILES for file in run_dir.glob(name)]
-        if found and config.resume is None:
-            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=2)
-        for file in found:
-            file.unlink()
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    if trainer.is_global_zero:
+        if anew and clear(run_dir) and config.resume is None:
+            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    try:
+        yield
+    except MISTAKES:
+        if trainer.is_global_zero and anew and not trainer.global_step:
+            clear(run_dir)
+        raise
+
+
+def clear(run_dir: Path) -> bool:
+    """Remove what a run writes; whether there was anything."""
+    found = [file for name in RUN_FILES for file in run_dir.glob(name)]
+    for file in found:
+        file.unlink()
+    with suppress(OSError):  # not there, or it holds files of others
+        (run_dir / "checkpoints").rmdir()
+    return bool(found)
 
 
 def finish(trainer: pl.Trainer, config: DictConfig, summary: dict[str, Any], run_dir: Path) -> None:

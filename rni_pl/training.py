@@ -31,16 +31,15 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     `watch_test` logs the test accuracy of every epoch, for watching only.
     """
     last = last_checkpoint(config)
-    regulariser: Regulariser = runs.make(config.method, "method")
+    regulariser = runs.make(config.method, "method", Regulariser)
     data = runs.make_data(config, watch_test)
     pl.seed_everything(config.seed, verbose=False)
     classifier = new_classifier(config, data, regulariser, warm=last is None)
     runs.check_norms(config, classifier.model)
     history = History()
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
-    if trainer.is_global_zero:
-        runs.start(config, run_dir, anew=last is None)
-    runs.fit(trainer, classifier, data, run_dir, last, config.compile)
+    with runs.begun(trainer, config, run_dir, anew=last is None):
+        runs.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = runs.test(trainer, classifier, data)
     spec = classifier.spec
     summary: dict[str, Any] = {

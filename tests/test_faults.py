@@ -20,6 +20,7 @@ import torch
 from children import SHORT_RUN, finish, start
 from conftest import ROOT, SHORT, damages
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from rni_pl import resume
 from rni_pl.callbacks import StopOnSignal
@@ -173,6 +174,8 @@ def test_before_training_a_signal_leaves_nothing(command: Callable, monkeypatch:
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
     """`interrupt(7)` sends SIGINT as the seventh step ends."""
+    # Runs of one process and second are told apart by a count, and read in the order of names.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
     original = StopOnSignal.on_train_batch_end
 
     def at(step: int) -> None:
@@ -492,3 +495,17 @@ def test_a_run_directory_fetches_no_weights(command: Callable, work: Path) -> No
     finished = command("train", "resume=run", ALLOW)
     assert finished.status == 2
     assert "'+arch.checkpoint_path=evil.pt' in its config.yaml is not trusted" in finished.err
+
+
+def test_a_recipe_given_anew_is_followed(command: Callable, work: Path) -> None:
+    """Lightning by itself would keep learning rates and milestones of the checkpoint."""
+    shutil.copytree(work / "dense", "run")
+    groups = contents(Path("run"))["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([0.001, 0.01])
+    anew = ("trainer.max_epochs=9", "optimizer.lr=0.05", "optimizer.weight_decay=0")
+    assert command("train", "resume=run", ALLOW, *anew).status == 0
+    groups = contents(Path("run"))["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([0.0005, 0.005])
+    assert [group["weight_decay"] for group in groups] == [0, 0]
+    (schedule,) = contents(Path("run"))["lr_schedulers"]
+    assert sorted(schedule["milestones"]) == [18, 27]

@@ -1,6 +1,7 @@
 """The Lightning data module over folders too large for memory: ImageNet's recipe and layout."""
 
 import itertools
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,10 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2 as transforms
 
-from rni_pl.data.images import split_indices
+from rni_pl.data.images import check_classes, check_enough, split_indices
 from rni_pl.data.loader import EpochLoader
 from rni_pl.data.order import seeded
-from rni_pl.data.sources.image_folder import list_images, read_image
+from rni_pl.data.sources.image_folder import check_images, list_images, read_image
 from rni_pl.errors import DataError
 
 
@@ -115,6 +116,7 @@ class FolderData(pl.LightningDataModule):
         workers: processes that read and augment images, for each device; 0: the training process.
         seed: of order and augmentation.
         split_seed: of the validation split; None: `seed`.
+        check_files: look at every file before training, see `check_images`.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class FolderData(pl.LightningDataModule):
         workers: int = 4,
         seed: int = 0,
         split_seed: int | None = None,
+        check_files: bool = True,
     ) -> None:
         super().__init__()
         self.name, self.root = name, root
@@ -138,6 +141,7 @@ class FolderData(pl.LightningDataModule):
         self.mean, self.std = list(mean), list(std)
         self.workers, self.seed = workers, seed
         self.split_seed = seed if split_seed is None else split_seed
+        self.check_files = check_files
         self.watch_test = False
         self.classes: list[str] = []
 
@@ -145,7 +149,8 @@ class FolderData(pl.LightningDataModule):
         """List the images, once.
 
         Raises:
-            DataError: a folder is missing or empty, or ``val`` has a class that ``train`` lacks.
+            DataError: a folder is missing or empty, ``val`` has a class that ``train`` lacks, or a
+                file is no image.
         """
         if self.classes:
             return
@@ -154,14 +159,18 @@ class FolderData(pl.LightningDataModule):
         unknown = sorted(set(test) - set(train))
         if unknown:
             raise DataError(f"{self.root}/val has classes that train lacks: {unknown[:5]}")
+        check_classes(classes)
         crop, centre = self._transforms()
         files, held_out = _labelled(train, classes), _labelled(test, classes)
+        if self.check_files and not int(os.environ.get("LOCAL_RANK", "0")):
+            check_images([path for path, _ in files + held_out])
         self.test = self.val = FolderImages(held_out, centre, self.image_size)
         if self.val_fraction:
             kept, aside = split_indices(len(files), self.val_fraction, self.split_seed)
             apart = [files[i] for i in aside.tolist()]
             self.val = FolderImages(apart, centre, self.image_size)
             files = [files[i] for i in kept.tolist()]
+        check_enough(len(files))
         self.train = FolderImages(files, crop, self.image_size, self.seed)
         self.classes = classes
 

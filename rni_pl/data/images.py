@@ -32,8 +32,20 @@ class Images:
     classes: list[str]
 
     def check(self) -> None:
-        """Raise `DataError` for an empty split or a label that names no class."""
+        """Raise `DataError` unless each split holds images and labels that name classes."""
+        check_classes(self.classes)
         for name, split in (("training", self.train), ("test", self.test)):
+            shape = tuple(split.images.shape)
+            if split.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
+                raise DataError(
+                    f"the {name} images are {split.images.dtype} of shape {shape}; needed: "
+                    "torch.uint8 of shape (N, 3, H, W)"
+                )
+            if split.labels.dtype != torch.int64 or split.labels.shape != shape[:1]:
+                raise DataError(
+                    f"the {name} labels are {split.labels.dtype} of shape "
+                    f"{tuple(split.labels.shape)}; needed: torch.int64 of shape ({shape[0]},)"
+                )
             if not len(split):
                 raise DataError(f"the {name} set holds no images")
             low, high = int(split.labels.min()), int(split.labels.max())
@@ -42,6 +54,21 @@ class Images:
                 raise DataError(
                     f"label {wrong} in the {name} set is out of range: {len(self.classes)} classes"
                 )
+
+
+def check_classes(classes: list[str]) -> None:
+    """Raise `DataError` unless there is something to tell apart."""
+    if len(classes) < 2:
+        raise DataError(f"there is one class alone ({', '.join(classes)}); needed: at least 2")
+
+
+def check_enough(count: int, processes: int = 1) -> None:
+    """Raise `DataError` unless every process can train on a batch of two: BatchNorm needs them."""
+    if count < 2 * processes:
+        raise DataError(
+            f"{count} training images are too few; needed: at least {2 * processes}"
+            + (f" for {processes} processes" if processes > 1 else "")
+        )
 
 
 def channel_statistics(split: Split) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rni_pl.data.augment import Augment, normalise
-from rni_pl.data.images import Split
+from rni_pl.data.images import Split, check_enough
 from rni_pl.data.order import SharedBatches, seeded
 
 
@@ -21,6 +21,8 @@ class EpochLoader:
     def __init__(
         self, count: int, batch_size: int, seed: int, train: bool, rank: int, world_size: int
     ) -> None:
+        if train:
+            check_enough(count, world_size)
         self.seed = seed
         # Named as in a torch DataLoader: Lightning tells the sampler the epoch.
         self.batch_sampler = SharedBatches(count, batch_size, seed, train, rank, world_size)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from rni_pl.data.augment import Augment
-from rni_pl.data.images import Images, Split, channel_statistics, train_val_split
+from rni_pl.data.images import (
+    Images,
+    Split,
+    channel_statistics,
+    check_enough,
+    train_val_split,
+)
 from rni_pl.data.loader import BatchLoader
 
 
@@ -76,6 +82,7 @@ class ImageData(pl.LightningDataModule):
         self.train, self.val = images.train, images.test
         if self.val_fraction:
             self.train, self.val = train_val_split(images.train, self.val_fraction, self.split_seed)
+        check_enough(len(self.train))
         self.test = images.test
         self.classes = images.classes  # the images themselves are in the splits: held once
 

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from rni_pl import checkpoint
-from rni_pl.config import Rule
 from rni_pl.errors import CheckpointError, ConfigError
+from rni_pl.rules import Rule
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from rni_pl.data.images import Images, Split
-from rni_pl.errors import DataError
+from rni_pl.errors import DataError, first_line
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a file that is whole
 
 
 def image_folder(root: str, image_size: int | None = None) -> Images:
@@ -48,7 +50,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise DataError(f"image folder {folder} does not exist; needed: {folder}/CLASS/*")
     found = {
-        entry.name: sorted(f for f in entry.iterdir() if f.suffix.lower() in SUFFIXES)
+        entry.name: sorted(file for file in entry.iterdir() if _is_image(file))
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
     }
@@ -60,11 +62,52 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+
+
+def check_images(paths: list[Path]) -> None:
+    """See that files can be trained on without decoding them all: their headers and their ends.
+
+    What does not end as JPEG and PNG files do is decoded, so that no file is empty, cut off or of
+    another kind. Bytes damaged in between show when the file is read.
+
+    Raises:
+        DataError: some cannot be read; the first five are named.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked = _with_progress(pool.map(_fault, paths), len(paths), "checking images")
+        faults = [fault for fault in checked if fault]
+    if faults:
+        more = f" (and {len(faults) - 5} more files)" if len(faults) > 5 else ""
+        raise DataError("; ".join(faults[:5]) + more)
+
+
+def _fault(path: Path) -> str:
+    """What is wrong with an image file, if anything."""
+    try:
+        with path.open("rb") as file, Image.open(file) as image:
+            end = ENDS.get(image.format or "")
+            if end is None or image.mode[0] in "IF":
+                whole = False
+            else:
+                file.seek(-len(end), os.SEEK_END)
+                whole = file.read() == end
+        if not whole:
+            read_image(path)
+    except DataError as error:
+        return str(error)
+    except Exception as error:  # damaged bytes make Pillow raise whatever they meet first
+        return f"{path} is no image that can be read: {first_line(error)}"
+    return ""
+
+
 def _decode(files: dict[str, list[Path]], classes: list[str], size: int | None) -> Split:
     paths = [path for name in classes for path in files.get(name, [])]
     labels = [i for i, name in enumerate(classes) for _ in files.get(name, [])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
-        decoded = _with_progress(pool.map(partial(read_image, size=size), paths), len(paths))
+        decoded = pool.map(partial(read_image, size=size), paths)
+        decoded = _with_progress(decoded, len(paths), "decoding images")
         images = _stack(decoded, paths)
     return Split(images, torch.tensor(labels, dtype=torch.long))
 
@@ -73,7 +116,7 @@ def _stack(decoded: Iterable[np.ndarray], paths: list[Path]) -> Tensor:
     stacked: np.ndarray | None = None
     for i, image in enumerate(decoded):
         if stacked is None:
-            stacked = np.empty((len(paths), *image.shape), np.uint8)
+            stacked = _room(len(paths), image.shape)
         if image.shape != stacked.shape[1:]:
             sizes = (f"{s[1]}x{s[0]}" for s in (stacked.shape[1:], image.shape))
             raise DataError(
@@ -85,26 +128,39 @@ def _stack(decoded: Iterable[np.ndarray], paths: list[Path]) -> Tensor:
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
 
+def _room(count: int, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        return np.empty((count, *shape), np.uint8)
+    except MemoryError as error:
+        raise DataError(
+            f"{count} images of {shape[1]}x{shape[0]} pixels do not fit into memory: set a smaller "
+            "data.image_size, or have them read while training (data=imagenet)"
+        ) from error
+
+
 def read_image(path: Path, size: int | None = None) -> np.ndarray:
     """One image as RGB, uint8 (H, W, 3); greyscale, palette, 16-bit and alpha are converted.
 
+    Of an animation it is the first frame.
+
     Raises:
-        DataError: the file is no image or is damaged.
+        DataError: the file is no image, is damaged, or has pixels that are neither 8- nor 16-bit.
     """
     try:
         with Image.open(path) as file:
             grey = _to_eight_bits(file) if file.mode.startswith(("I", "F")) else file
             image = grey.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is no image that can be read: {error}") from error
+    except Exception as error:  # damaged bytes make Pillow raise whatever they meet first
+        raise DataError(f"{path} is no image that can be read: {first_line(error)}") from error
     return np.asarray(image if size is None else _resize(image, size))
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """16-bit greyscale, scaled: Pillow itself would cut values off at 255."""
-    values = np.asarray(image).astype(np.float64)
-    top = 255.0 if values.max(initial=0) <= 255 else 65535.0
-    return Image.fromarray(np.clip(values * (255 / top), 0, 255).round().astype(np.uint8))
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ValueError("its pixels are neither 8- nor 16-bit numbers")
+    return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def _resize(image: Image.Image, size: int) -> Image.Image:
@@ -117,10 +173,10 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _with_progress(items: Iterator[np.ndarray], total: int) -> Iterable[np.ndarray]:
+def _with_progress(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
     if total < 20_000 or not sys.stderr.isatty():
         return items
     from rich.console import Console
     from rich.progress import track
 
-    return track(items, "decoding images", total, console=Console(stderr=True), transient=True)
+    return iter(track(items, what, total, console=Console(stderr=True), transient=True))
