@@ -129,13 +129,6 @@ def _check_together(config: DictConfig) -> None:
     if config.optimizer.nesterov and not config.optimizer.momentum:
         raise ConfigError("optimizer.momentum=0 is not allowed with optimizer.nesterov=true")
     trainer = config.trainer
-    devices = str(trainer.devices)
-    several = "," in devices or (devices.isdigit() and int(devices) > 1) or trainer.num_nodes > 1
-    if several and trainer.strategy == "auto":  # Lightning would start this very command again
-        raise ConfigError(
-            f"trainer.devices={devices} and trainer.num_nodes={trainer.num_nodes} need a strategy: "
-            "give trainer=ddp, or trainer=ddp_cpu without GPUs"
-        )
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     if every > epochs > 0:
         raise ConfigError(

@@ -48,6 +48,8 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
             is sound.
     """
     run_dir = Path(config.resume)
+    if not run_dir.is_dir():
+        raise ConfigError(f"resume={run_dir} is no directory of a run")
     stored, overrides = read_run(command, config, run_dir)
     restore_last(run_dir)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]

@@ -50,6 +50,7 @@ class History(pl.Callback):
         self.record = Record()
         self._since = 0.0
         self._before = Record()
+        self._trains = False  # rather than validates, or is between two epochs
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, be it in the middle of an epoch."""
@@ -57,19 +58,22 @@ class History(pl.Callback):
         self._since = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the epoch starts."""
+        """Start the clock anew: what came between two epochs is not training."""
         self._before = replace(self.record)
+        self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Count the images."""
+        self._trains = True
         self.record.images += len(batch[1]) * trainer.world_size
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Training pauses."""
         if not trainer.sanity_checking:
             self.record.train_seconds += self._lap()
+            self._trains = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the accuracies, before checkpoints are written at the end of the epoch."""
@@ -84,6 +88,7 @@ class History(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count what was trained since the last validation, and log the epoch's throughput."""
         self.record.train_seconds += self._lap()
+        self._trains = False
         seconds = self.record.train_seconds - self._before.train_seconds
         images = self.record.images - self._before.images
         pl_module.log("images_per_second", images / seconds)
@@ -97,8 +102,9 @@ class History(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Count the time trained so far in this epoch."""
-        self.record.train_seconds += self._lap()
+        """Count the time so far, in training if this is in the middle of an epoch."""
+        lap = self._lap()
+        self.record.train_seconds += lap * self._trains
         checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
