@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
 from rni_pl import sharing
-from rni_pl.errors import Interrupted, RniError, StorageError
+from rni_pl.errors import ConfigError, Interrupted, RniError, StorageError, first_line
 from rni_pl.interruption import handled_by, stop
 
 # What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
@@ -73,6 +73,7 @@ def _command(name: str) -> None:
 
     statuses = [0]
     told: list[Exception] = []  # of jobs of a sweep in this process
+    begun: list[bool] = []
 
     def note(error: Exception) -> None:
         expected = isinstance(error, EXPECTED)
@@ -82,6 +83,7 @@ def _command(name: str) -> None:
         statuses.append(2 if expected else 1)
 
     def task(config: DictConfig) -> float | None:
+        begun.append(True)
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             return _run(name, config, Path(HydraConfig.get().runtime.output_dir), sweeps)
@@ -100,7 +102,9 @@ def _command(name: str) -> None:
         try:
             decorate(task)()
         except Exception as error:
-            if error not in told:
+            if not begun and not isinstance(error, EXPECTED):  # Hydra checks types with less care
+                note(ConfigError(f"this makes no configuration: {first_line(error)}"))
+            elif error not in told:
                 note(error)
     if any(statuses):
         sys.exit(max(statuses))

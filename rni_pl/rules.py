@@ -86,13 +86,19 @@ def _duration(value: Any) -> bool:
 PATHS = ("checkpoint", "resume", "init", "data.root")
 
 RULES: dict[str, Rule] = {
+    **dict.fromkeys(
+        ("arch", "method", "data", "optimizer", "trainer", "prune", "distill"),
+        Rule("a mapping of settings", lambda v: isinstance(v, dict)),
+    ),
     "arch._target_": TARGET,
     "method._target_": TARGET,
     "data._target_": TARGET,
     "trainer._target_": TARGET,
     "data.source": Rule(
         "a function by name, {_target_: NAME, _partial_: true}",
-        lambda v: isinstance(v, dict) and TARGET.holds(v.get("_target_")),
+        lambda v: (
+            isinstance(v, dict) and TARGET.holds(v.get("_target_")) and v.get("_partial_") is True
+        ),
     ),
     "seed": _integer_from(0),
     "compile": FLAG,
@@ -143,6 +149,7 @@ RULES: dict[str, Rule] = {
         f"trainer.{name}": FLAG
         for name in (
             "sync_batchnorm",
+            "use_distributed_sampler",
             "benchmark",
             "inference_mode",
             "enable_progress_bar",
@@ -150,6 +157,14 @@ RULES: dict[str, Rule] = {
             "detect_anomaly",
         )
     },
+    "trainer.profiler": Rule(
+        "simple, advanced, pytorch, xla, or a class by name, {_target_: NAME}",
+        lambda v: (
+            v in ("simple", "advanced", "pytorch", "xla")
+            if isinstance(v, str)
+            else isinstance(v, dict) and TARGET.holds(v.get("_target_"))
+        ),
+    ),
     "trainer.fast_dev_run": Rule(
         "false (it keeps no checkpoints; for a quick try give trainer.limit_train_batches=3)",
         lambda v: v is False,
@@ -173,7 +188,6 @@ RULES: dict[str, Rule] = {
 }
 ENGINES = ("eager", "compiled", "onnx")
 
-# What one command allows in place of the above, or beside it.
 RULES_OF: dict[str, dict[str, Rule]] = {
     "export": {"output": _path_to(".onnx", ".pt2"), "align": _integer_from(1, 4096)},
     "benchmark": {
@@ -188,7 +202,6 @@ RULES_OF: dict[str, dict[str, Rule]] = {
         "prune.round_to": _each(RULES["prune.round_to"]),
     },
 }
-# Lightning's own defaults, or none.
 MAY_BE_NULL = {
     "threads",
     "json",
@@ -216,5 +229,6 @@ MAY_BE_NULL = {
         "inference_mode",
         "enable_progress_bar",
         "enable_model_summary",
+        "profiler",
     )
 }
