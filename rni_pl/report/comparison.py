@@ -35,13 +35,13 @@ def paper(judged: Sequence[Judged]) -> Captioned | None:
         ConfigError: runs that differ in more than their seed would share a cell.
     """
     plain = [one for one in judged if not one.off.penalty and not one.off.are_switches]
-    tasks = sorted({(one.run.summary["dataset"], one.run.summary["arch"]) for one in plain})
+    tasks = sorted({_task(one.run) for one in plain})
     tasks = [task for task in tasks if beside(*task)]
-    mine = [one for one in plain if (one.run.summary["dataset"], one.run.summary["arch"]) in tasks]
+    mine = [one for one in plain if _task(one.run) in tasks]
     if not mine:
         return None
     columns = _columns(mine, [source for task in tasks for source in beside(*task)])
-    rows, said = [], []
+    rows = []
     for dataset, arch in tasks:
         name = f"{arch} on {dataset}"
         runs = [one for one in mine if _task(one.run) == (dataset, arch)]
@@ -50,11 +50,12 @@ def paper(judged: Sequence[Judged]) -> Captioned | None:
             rows.append([name, f"ours, {_epochs(epochs)} epochs", *cells])
         for source in beside(dataset, arch):
             rows.append([name, _named(source), *_reported(source, columns)])
-        said += _caveats(dataset, _budgets(runs), beside(dataset, arch))
     heads = [f"{method} {ratio_name(ratio)}" for method, ratio in columns]
     caption = ["Test accuracy in percent, after fine-tuning where channels were removed."]
-    caption += [_conditions(mine), *dict.fromkeys(said)]
-    return Captioned(Grid(["network and data", "figures", *heads], rows, texts=2), " ".join(caption))
+    caption += [_conditions(mine), *_sources(tasks, mine)]
+    return Captioned(
+        Grid(["network and data", "figures", *heads], rows, texts=2), " ".join(caption)
+    )
 
 
 def _task(run: Run) -> tuple[str, str]:
@@ -82,9 +83,7 @@ def _budgets(runs: Iterable[Judged]) -> list[tuple[int | None, int | None]]:
     return sorted(pairs, key=lambda pair: (pair[0] or 0, pair[1] or 0))
 
 
-def _of_budget(
-    runs: Iterable[Judged], epochs: tuple[int | None, int | None]
-) -> list[Judged]:
+def _of_budget(runs: Iterable[Judged], epochs: tuple[int | None, int | None]) -> list[Judged]:
     return [one for one in runs if one.epochs in (epochs, (epochs[0], None))]
 
 
@@ -102,15 +101,32 @@ def _reported(source: Published, columns: Iterable[tuple[str, float | None]]) ->
 
 
 def _cells(runs: Sequence[Judged], columns: Iterable[tuple[str, float | None]]) -> list[str]:
-    (table,) = tabulate(one.run for one in runs)
     cells = []
     for method, ratio in columns:
-        rows = [r for r in table.rows if r.variant.method == method and r.ratio == ratio]
-        if len(rows) > 1:
-            labels = " and ".join(f"{row.runs[0].name} ({row.variant.label})" for row in rows)
-            raise ConfigError(f"runs of one cell differ in more than their seed: {labels}")
-        cells.append(percent(accuracy(rows[0])) if rows else NOTHING)
+        row = _row([one for one in runs if _is_of(one.run, method, ratio)])
+        cells.append(percent(accuracy(row)) if row else NOTHING)
     return cells
+
+
+def _is_of(run: Run, method: str, ratio: float | None) -> bool:
+    return run.summary["method"] == method and run.summary.get("ratio") == ratio
+
+
+def _row(runs: Sequence[Judged]) -> Row | None:
+    """Runs of one method and ratio as one row; None for no runs.
+
+    Raises:
+        ConfigError: they differ in more than their seed.
+    """
+    if not runs:
+        return None
+    trained = {one.trained.path: one.trained for one in runs}  # says what led to each
+    (table,) = tabulate({**trained, **{one.run.path: one.run for one in runs}}.values())
+    rows = [row for row in table.rows if row.ratio == runs[0].run.summary.get("ratio")]
+    if len(rows) > 1:
+        labels = " and ".join(f"{row.runs[0].name} ({row.variant.label})" for row in rows)
+        raise ConfigError(f"runs of one cell differ in more than their seed: {labels}")
+    return rows[0]
 
 
 def accuracy(row: Row) -> Stat:
@@ -130,21 +146,29 @@ def _conditions(runs: Iterable[Judged]) -> str:
     )
 
 
-def _caveats(
-    dataset: str, budgets: Sequence[tuple[int | None, int | None]], sources: Sequence[Published]
-) -> list[str]:
-    """Why the figures of a source and ours are not of the same thing."""
-    said = []
-    for source in sources:
-        text = f"{source.name.capitalize()}: {source.source}"
-        apart = [_epochs(b) for b in budgets if b not in (source.epochs, (source.epochs[0], None))]
-        apart = [f"{_epochs(source.epochs)} epochs, ours {' and '.join(apart)}"] if apart else []
-        if dataset != source.dataset:
-            apart.append(f"on {source.dataset}, ours on {dataset}")
-        if apart:
-            text += f" ({source.arch}: {'; '.join(apart)}: not the same conditions)"
-        said.append(f"{text}.")
-    return said
+def _sources(tasks: Iterable[tuple[str, str]], mine: Sequence[Judged]) -> list[str]:
+    """Where others' figures come from, and in what their conditions differ from ours."""
+    said: dict[str, list[str]] = {}
+    for dataset, arch in tasks:
+        budgets = _budgets(one for one in mine if _task(one.run) == (dataset, arch))
+        for source in beside(dataset, arch):
+            apart = said.setdefault(f"{source.name.capitalize()}: {source.source}", [])
+            if dataset == source.dataset and all(_within(b, source.epochs) for b in budgets):
+                continue
+            ours = " and ".join(_epochs(b) for b in budgets)
+            apart.append(
+                f"{arch} {_epochs(source.epochs)} epochs on {source.dataset}, ours {ours} on "
+                f"{dataset}"
+            )
+    return [
+        f"{source} (not the conditions of ours: {'; '.join(apart)})." if apart else f"{source}."
+        for source, apart in said.items()
+    ]
+
+
+def _within(budget: tuple[int | None, int | None], epochs: tuple[int, int]) -> bool:
+    """Whether these are the epochs of a source, as far as ours went."""
+    return budget in (epochs, (epochs[0], None))
 
 
 # One budget.
@@ -157,7 +181,15 @@ def at_budget(judged: Iterable[Judged]) -> list[Table]:
 
 def budget(table: Table) -> Grid:
     """Every row of a table with its budget: epochs, time and seeds."""
-    header = ["method", "ratio", "accuracy", "after removal", "best epoch", "epochs", "parameters"]
+    header = [
+        "method",
+        "ratio",
+        "accuracy",
+        "after removal",
+        "best epoch (from 0)",
+        "epochs",
+        "parameters",
+    ]
     header += ["removed", "MACs", "removed", "seconds", "seed"]
     return Grid(header, [_budget_row(row) for row in table.rows])
 
@@ -187,20 +219,20 @@ def switches(judged: Sequence[Judged]) -> Grid | None:
 
     At the ratio `SEVERE`, or where the ratio is read off the scores; None where there are none.
     """
-    pruned = [one for one in judged if one.run.is_pruned]
-    pruned = [one for one in pruned if one.run.summary["ratio"] in (SEVERE, "auto")]
-    plain = [one for one in pruned if not one.off.are_switches]
-    groups: dict[tuple[str, str, str], list[Judged]] = {}
-    for one in pruned:
-        if one.off.are_switches:
-            groups.setdefault((*_start(one), one.off.label), []).append(one)
-    rows, seen = [], set()
-    for (method, epochs, label), runs in sorted(groups.items()):
-        usual = [one for one in plain if _start(one) == (method, epochs)]
-        if usual and (method, epochs) not in seen:
-            rows.append(_switch_row((method, epochs, "plain"), usual, None))
-        seen.add((method, epochs))
-        rows.append(_switch_row((method, epochs, label), runs, _mean(usual)))
+    at = [one for one in judged if one.run.summary.get("ratio") in (SEVERE, "auto")]
+    groups: dict[tuple[str, str], dict[str, list[Judged]]] = {}
+    for one in at:
+        groups.setdefault(_start(one), {}).setdefault(one.off.label, []).append(one)
+    rows = []
+    for start, found in sorted(groups.items()):
+        plain = _row(found.pop("", []))
+        usual = plain.figures["acc_finetuned"].mean if plain else None
+        if found and plain:
+            rows.append([*start, "plain", *_switch_cells(plain, None)])
+        for label, runs in sorted(found.items()):
+            row = _row(runs)
+            assert row is not None
+            rows.append([*start, label, *_switch_cells(row, usual)])
     header = ["method", "epochs", "switch", f"accuracy at {SEVERE:g}", "difference to plain"]
     header += ["channels kept", "parameters", "MACs", "seed"]
     return Grid(header, rows, texts=3) if rows else None
@@ -212,20 +244,11 @@ def _start(one: Judged) -> tuple[str, str]:
     return ", ".join([one.run.summary["method"], *penalty]), _epochs(one.epochs)
 
 
-def _mean(runs: Sequence[Judged]) -> float | None:
-    return _figure(runs, "acc_finetuned").mean if runs else None
-
-
-def _figure(runs: Sequence[Judged], key: str) -> Stat:
-    return stat([one.run.summary[key] for one in runs])
-
-
-def _switch_row(names: tuple[str, ...], runs: Sequence[Judged], usual: float | None) -> list[str]:
-    reached = _figure(runs, "acc_finetuned")
+def _switch_cells(row: Row, usual: float | None) -> list[str]:
+    reached = row.figures["acc_finetuned"]
     apart = NOTHING if usual is None else f"{100 * (reached.mean - usual):+.2f}"
-    sizes = [count(_figure(runs, key)) for key in ("channels_pruned", "params_pruned", "macs_pruned")]
-    seeds = ", ".join(sorted({str(one.run.summary.get("seed", NOTHING)) for one in runs}))
-    return [*names, percent(reached), apart, *sizes, seeds]
+    sizes = [count(row.figures[key]) for key in ("channels", "params", "macs")]
+    return [percent(reached), apart, *sizes, _each(row, "seed")]
 
 
 # Modes.

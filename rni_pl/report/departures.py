@@ -142,7 +142,9 @@ def _of_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _scope(arch: str, method: str) -> str | None:
+    """The scope that a method prunes in, unless it is told another."""
     try:
-        return get_class(_config(arch, method).method._target_).scope
+        regulariser: Any = get_class(_config(arch, method).method._target_)
     except ConfigError:
         return None
+    return regulariser.scope

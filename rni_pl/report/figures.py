@@ -179,7 +179,9 @@ def side_by_side(
             _paint_histogram(axes, height, edges, top, colours[one.variant.method])
             axes.set_title(one.variant.label, fontsize=11)
         svg = _svg(figure)
-    return Plot(title, svg, "; ".join(f"{d.variant.label}: {d.pooled.modes}" for d in distributions))
+    return Plot(
+        title, svg, "; ".join(f"{d.variant.label}: {d.pooled.modes}" for d in distributions)
+    )
 
 
 def _histogram(

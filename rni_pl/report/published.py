@@ -55,7 +55,5 @@ def published() -> tuple[Published, ...]:
 def beside(dataset: str, arch: str) -> list[Published]:
     """What is reported of a network on a data set, or on one that it is shown beside."""
     return [
-        one
-        for one in published()
-        if one.arch == arch and dataset in (one.dataset, *one.beside)
+        one for one in published() if one.arch == arch and dataset in (one.dataset, *one.beside)
     ]
