@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 import yaml
+from omegaconf import OmegaConf
 
+from rni_pl.config import compose_config
 from rni_pl.report.__main__ import main
 from rni_pl.report.collect import collect
 from rni_pl.report.tables import Table, tabulate
@@ -53,6 +55,31 @@ def pruned_run(path: Path, parent: Path, lr: float = 0.1, **summary: Any) -> Pat
         "prune": {"ratio": summary.get("ratio", 0.5), "scope": None},
     }
     return put(path, {**PRUNE, **summary}, config)
+
+
+def composed_run(path: Path, command: str, *overrides: str, **summary: Any) -> Path:
+    """A run with the settings that a command line gives it."""
+    config = compose_config(command, overrides)
+    figures = {**(TRAIN if command == "train" else PRUNE), "seed": config.seed, **summary}
+    figures["epochs"] = config.trainer.max_epochs
+    if command == "train":
+        figures["method"] = config.method._target_.rpartition(".")[2].lower()
+        figures["arch"] = config.arch._target_.rpartition(".")[2]
+        figures["dataset"] = config.data.name
+    put(path, figures)
+    (path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+    return path
+
+
+def pruned_from(parent: Path, *overrides: str, name: str = "", **summary: Any) -> Path:
+    """A run of `prune.py` that started from `parent`, beside it."""
+    dense = json.loads((parent / "summary.json").read_text())
+    config = compose_config("prune", [f"checkpoint={parent}", *overrides])
+    same = {key: dense[key] for key in ("dataset", "arch", "method")}
+    same |= {"acc_dense": dense["test_acc"], "ratio": config.prune.ratio}
+    same["scope"] = "local" if dense["method"] == "ucs" else "global"
+    place = parent.with_name(f"{parent.name}_{name or config.prune.ratio}")
+    return composed_run(place, "prune", f"checkpoint={parent}", *overrides, **{**same, **summary})
 
 
 def report(*directories: Path) -> str:
