@@ -23,22 +23,23 @@ SHORT = "experiment=short_vgg16"
 PRUNE = "experiment=prune_short_vgg16"
 
 
-@pytest.fixture
-def short(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of VGG-16 at the short budget: RNI with two seeds, a stronger penalty, two switches."""
+    tmp_path = tmp_path_factory.mktemp("short")
     for seed, accuracies in enumerate([(0.80, 0.81, 0.70), (0.82, 0.81, 0.72)]):
         dense, half, tenth = accuracies
         run = composed_run(
-            tmp_path / f"rni_{seed}", "train", SHORT, "method=rni", f"seed={seed}", test_acc=dense
+            tmp_path / f"rni_{seed}", SHORT, "method=rni", f"seed={seed}", test_acc=dense
         )
         save_checkpoint(run, "sigbn", {"bn": torch.cat([torch.randn(300) - 8, torch.randn(500)])})
         for ratio, acc in ((0.5, half), (0.9, tenth)):
             pruned_from(run, PRUNE, f"prune.ratio={ratio}", f"seed={seed}", acc_finetuned=acc)
-    composed_run(tmp_path / "strong", "train", f"{SHORT}_scaled", "method=rni", test_acc=0.5)
+    composed_run(tmp_path / "strong", f"{SHORT}_scaled", "method=rni", test_acc=0.5)
     first = tmp_path / "rni_0"
     pruned_from(first, PRUNE, "switch=distill", name="distill", acc_finetuned=0.7345)
-    pruned_from(first, PRUNE, "switch=auto", name="auto", ratio="auto", acc_finetuned=0.6)
-    pol = composed_run(tmp_path / "pol", "train", SHORT, "method=polarization", test_acc=0.77)
+    pruned_from(first, PRUNE, "switch=auto", name="auto", acc_finetuned=0.6)
+    pol = composed_run(tmp_path / "pol", SHORT, "method=polarization", test_acc=0.77)
     pruned_from(pol, PRUNE, acc_finetuned=0.66)
     return tmp_path
 
@@ -65,7 +66,7 @@ def test_the_papers_table(short: Path) -> None:
 def test_budgets_are_rows_of_their_own(tmp_path: Path) -> None:
     for name, epochs in (("short", 4), ("long", 160)):
         run = composed_run(
-            tmp_path / name, "train", "experiment=cifar10_vgg16", f"trainer.max_epochs={epochs}"
+            tmp_path / name, "experiment=cifar10_vgg16", f"trainer.max_epochs={epochs}"
         )
         pruned_from(run, "experiment=prune_paper", f"trainer.max_epochs={epochs}")
     found = comparison.paper(judge(collect([tmp_path]).runs))
@@ -83,17 +84,15 @@ def test_budgets_are_rows_of_their_own(tmp_path: Path) -> None:
 
 def test_other_protocols_and_recipes_are_not_the_papers(tmp_path: Path) -> None:
     cell = "experiment=cifar100_resnet56"
-    composed_run(tmp_path / "validated", "train", cell, "protocol=validation")
-    composed_run(tmp_path / "lr", "train", cell, "optimizer.lr=0.05")
-    composed_run(tmp_path / "shifted", "train", cell, "method.shift=1")
+    composed_run(tmp_path / "validated", cell, "protocol=validation")
+    composed_run(tmp_path / "lr", cell, "optimizer.lr=0.05")
+    composed_run(tmp_path / "shifted", cell, "method.shift=1")
     assert comparison.paper(judge(collect([tmp_path]).runs)) is None
 
 
 def test_runs_that_differ_are_not_averaged_in_a_cell(tmp_path: Path) -> None:
     for i, padding in enumerate((2, 4)):
-        composed_run(
-            tmp_path / str(i), "train", "experiment=cifar10_vgg16", f"data.padding={padding}"
-        )
+        composed_run(tmp_path / str(i), "experiment=cifar10_vgg16", f"data.padding={padding}")
     with pytest.raises(ConfigError, match=r"0 .*padding=2.* and 1 .*padding=4"):
         comparison.paper(judge(collect([tmp_path]).runs))
 
@@ -102,7 +101,7 @@ def test_runs_that_differ_are_not_averaged_in_a_cell(tmp_path: Path) -> None:
 def test_the_papers_own_settings_depart_in_nothing(arch: str, tmp_path: Path) -> None:
     for method in ("rni", "l1", "ucs", "polarization"):
         cell = (f"experiment=cifar10_{arch}", f"method={method}")
-        run = composed_run(tmp_path / method, "train", *cell)
+        run = composed_run(tmp_path / method, *cell)
         scope = "local" if method == "ucs" else "global"
         pruned_from(run, "experiment=prune_paper", f"prune.scope={scope}")
     judged = judge(collect([tmp_path]).runs)
@@ -201,31 +200,29 @@ Some text, 1.23.
 
 
 def test_a_page_is_filled_from_runs_and_from_what_was_stored_of_them(
-    short: Path, tmp_path_factory: pytest.TempPathFactory
+    short: Path, tmp_path: Path
 ) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    page, again = elsewhere / "page.md", elsewhere / "again.md"
+    page, again = tmp_path / "page.md", tmp_path / "again.md"
     for file in (page, again):
         file.write_text(PAGE)
-    main([str(short), "--fill", str(page), "--store", str(elsewhere / "runs")])
+    main([str(short), "--fill", str(page), "--store", str(tmp_path / "runs")])
     text = page.read_text()
     assert "99.99" not in text
     assert "Some text, 1.23.\n" in text
-    assert "| rni, reg\\_weight=0.001 | 81.00 ± 1.41 | **81.00 ± 0.00** |" in text
+    assert "| rni, reg\\_weight=0.001 | **81.00 ± 1.41** | **81.00 ± 0.00** |" in text
     assert text.count(pages.NO_RUNS) == 1  # none of resnet56
     drawings = re.findall(r"!\[.*\]\((.*)\)", text)
     assert len(drawings) == 4
-    assert all((elsewhere / name).read_text().startswith("<?xml") for name in drawings)
+    assert all((tmp_path / name).read_text().startswith("<?xml") for name in drawings)
 
-    shutil.rmtree(short)
-    stored = [file for file in (elsewhere / "runs").rglob("*") if file.is_file()]
+    stored = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
     assert {file.name for file in stored} == {"summary.json", "config.yaml", "importances.json"}
     assert not any(str(short) in file.read_text() for file in stored)
-    main([str(elsewhere / "runs"), "--fill", str(again)])
+    main([str(tmp_path / "runs"), "--fill", str(again)])
     assert again.read_text() == text
-    summary = elsewhere / "runs" / "rni_1_0.9" / "summary.json"
+    summary = tmp_path / "runs" / "rni_1_0.9" / "summary.json"
     summary.write_text(json.dumps({**json.loads(summary.read_text()), "acc_finetuned": 0.7201}))
-    main([str(elsewhere / "runs"), "--fill", str(again)])
+    main([str(tmp_path / "runs"), "--fill", str(again)])
     assert again.read_text() != text
 
 
