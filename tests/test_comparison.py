@@ -209,7 +209,7 @@ def test_a_page_is_filled_from_runs_and_from_what_was_stored_of_them(
     text = page.read_text()
     assert "99.99" not in text
     assert "Some text, 1.23.\n" in text
-    assert "| rni, reg\\_weight=0.001 | **81.00 ± 1.41** | **81.00 ± 0.00** |" in text
+    assert "| rni, reg\\_weight=0.001 | **81.00 ± 1.41** | 81.00 ± 0.00 | **71.00 ± 1.41** |" in text
     assert text.count(pages.NO_RUNS) == 1  # none of resnet56
     drawings = re.findall(r"!\[.*\]\((.*)\)", text)
     assert len(drawings) == 4
