@@ -27,12 +27,12 @@ PRUNE = "experiment=prune_short_vgg16"
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of VGG-16 at the short budget: RNI with two seeds, a stronger penalty, two switches."""
     tmp_path = tmp_path_factory.mktemp("short")
+    cell = (SHORT, "method=rni", f"data.root={tmp_path}")
     for seed, accuracies in enumerate([(0.80, 0.81, 0.70), (0.82, 0.81, 0.72)]):
         dense, half, tenth = accuracies
-        run = composed_run(
-            tmp_path / f"rni_{seed}", SHORT, "method=rni", f"seed={seed}", test_acc=dense
-        )
-        save_checkpoint(run, "sigbn", {"bn": torch.cat([torch.randn(300) - 8, torch.randn(500)])})
+        run = composed_run(tmp_path / f"rni_{seed}", *cell, f"seed={seed}", test_acc=dense)
+        gamma = torch.randn(800, generator=torch.Generator().manual_seed(seed))
+        save_checkpoint(run, "sigbn", {"bn": gamma - 8 * (torch.arange(800) < 300)})
         for ratio, acc in ((0.5, half), (0.9, tenth)):
             pruned_from(run, PRUNE, f"prune.ratio={ratio}", f"seed={seed}", acc_finetuned=acc)
     composed_run(tmp_path / "strong", f"{SHORT}_scaled", "method=rni", test_acc=0.5)
@@ -151,6 +151,7 @@ def test_valley_of_a_network() -> None:
     assert found is not None
     assert found.divides
     assert found.depth < 0.05
+    assert 0.002 < found.score < 0.5
     assert found.share == pytest.approx(1 / 3, abs=0.01)
     single = valley_of(scored(2))
     assert single is None or not single.divides
@@ -209,7 +210,9 @@ def test_a_page_is_filled_from_runs_and_from_what_was_stored_of_them(
     text = page.read_text()
     assert "99.99" not in text
     assert "Some text, 1.23.\n" in text
-    assert "| rni, reg\\_weight=0.001 | **81.00 ± 1.41** | 81.00 ± 0.00 | **71.00 ± 1.41** |" in text
+    assert (
+        "| rni, reg\\_weight=0.001 | **81.00 ± 1.41** | 81.00 ± 0.00 | **71.00 ± 1.41** |" in text
+    )
     assert text.count(pages.NO_RUNS) == 1  # none of resnet56
     drawings = re.findall(r"!\[.*\]\((.*)\)", text)
     assert len(drawings) == 4
