@@ -27,19 +27,21 @@ PRUNE = "experiment=prune_short_vgg16"
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of VGG-16 at the short budget: RNI with two seeds, a stronger penalty, two switches."""
     tmp_path = tmp_path_factory.mktemp("short")
-    cell = (SHORT, "method=rni", f"data.root={tmp_path}")
+    root = f"data.root={tmp_path}"
     for seed, accuracies in enumerate([(0.80, 0.81, 0.70), (0.82, 0.81, 0.72)]):
         dense, half, tenth = accuracies
-        run = composed_run(tmp_path / f"rni_{seed}", *cell, f"seed={seed}", test_acc=dense)
+        run = composed_run(
+            tmp_path / f"rni_{seed}", SHORT, root, "method=rni", f"seed={seed}", test_acc=dense
+        )
         gamma = torch.randn(800, generator=torch.Generator().manual_seed(seed))
         save_checkpoint(run, "sigbn", {"bn": gamma - 8 * (torch.arange(800) < 300)})
         for ratio, acc in ((0.5, half), (0.9, tenth)):
             pruned_from(run, PRUNE, f"prune.ratio={ratio}", f"seed={seed}", acc_finetuned=acc)
-    composed_run(tmp_path / "strong", f"{SHORT}_scaled", "method=rni", test_acc=0.5)
+    composed_run(tmp_path / "strong", f"{SHORT}_scaled", root, "method=rni", test_acc=0.5)
     first = tmp_path / "rni_0"
     pruned_from(first, PRUNE, "switch=distill", name="distill", acc_finetuned=0.7345)
     pruned_from(first, PRUNE, "switch=auto", name="auto", acc_finetuned=0.6)
-    pol = composed_run(tmp_path / "pol", SHORT, "method=polarization", test_acc=0.77)
+    pol = composed_run(tmp_path / "pol", SHORT, root, "method=polarization", test_acc=0.77)
     pruned_from(pol, PRUNE, acc_finetuned=0.66)
     return tmp_path
 
