@@ -261,6 +261,16 @@ def test_mistakes_in_a_page_leave_it_as_it_was(
     assert page.read_text() == text
 
 
+def test_runs_that_cannot_be_compared_are_named(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(short / "rni_0_0.9", tmp_path / "runs" / "orphan")
+    (tmp_path / "page.md").write_text("<!-- table paper -->\n<!-- end -->\n")
+    main([str(tmp_path / "runs"), "--fill", str(tmp_path / "page.md")])
+    assert "orphan: compared with nothing: its settings" in capsys.readouterr().err
+    assert pages.NO_RUNS in (tmp_path / "page.md").read_text()
+
+
 def test_damaged_importances_cost_the_histogram_alone(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "t")
     for damage in ("[", '{"bn": ["x"]}', '{"bn": [-1.0]}', "{}"):

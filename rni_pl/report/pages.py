@@ -26,6 +26,7 @@ from rni_pl.report.tables import Table, tabulate
 BEGIN = re.compile(r"^<!-- (table|figure) (\S+?)(?:: (.+?))? -->$")
 END = "<!-- end -->"
 DRAWINGS = "figures"  # the folder beside the page
+NOT_KNOWN = "compared with nothing: its settings, or those of its training run, are not known"
 NO_RUNS = "No run of this kind is stored."
 
 
@@ -62,7 +63,10 @@ def fill(page: Path, found: Found) -> list[Problem]:
     Raises:
         ConfigError: no place is marked, a mark is wrong, or runs do not fit together.
     """
-    shown = Shown(found, judge(found.runs))
+    judged = judge(found.runs)
+    known = {one.run.path for one in judged}
+    left_out = [Problem(run.name, NOT_KNOWN) for run in found.runs if run.path not in known]
+    shown = Shown(found, judged, problems=left_out)
     text = filled(page.read_text(encoding="utf-8"), shown, str(page))
     if shown.drawings:
         (page.parent / DRAWINGS).mkdir(exist_ok=True)
