@@ -126,6 +126,8 @@ def _check_together(config: DictConfig) -> None:
     """Values that are allowed each, but not together."""
     if "trainer" not in config:
         return
+    if config.get("command") == "train" and ("prune" in config or "distill" in config):
+        raise ConfigError("the experiment or switch is one of prune.py, not of train.py")
     if config.optimizer.nesterov and not config.optimizer.momentum:
         raise ConfigError("optimizer.momentum=0 is not allowed with optimizer.nesterov=true")
     trainer = config.trainer

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 import yaml
+from omegaconf import OmegaConf
 
+from rni_pl.config import compose_config
 from rni_pl.report.__main__ import main
 from rni_pl.report.collect import collect
 from rni_pl.report.tables import Table, tabulate
@@ -53,6 +55,30 @@ def pruned_run(path: Path, parent: Path, lr: float = 0.1, **summary: Any) -> Pat
         "prune": {"ratio": summary.get("ratio", 0.5), "scope": None},
     }
     return put(path, {**PRUNE, **summary}, config)
+
+
+def composed_run(path: Path, *overrides: str, **summary: Any) -> Path:
+    """A run of `train.py` with the settings that a command line gives it."""
+    config = compose_config("train", overrides)
+    named = {"dataset": config.data.name, "epochs": config.trainer.max_epochs, "seed": config.seed}
+    for key in ("method", "arch"):
+        named[key] = config[key]._target_.rpartition(".")[2].lower()
+    put(path, {**TRAIN, **named, **summary}, OmegaConf.to_container(config, resolve=True))
+    return path
+
+
+def pruned_from(parent: Path, *overrides: str, name: str = "", **summary: Any) -> Path:
+    """A run of `prune.py` that started from a run made by `composed_run`, beside it."""
+    config = compose_config("prune", [f"checkpoint={parent}", *overrides])
+    dense = json.loads((parent / "summary.json").read_text())
+    own = {key: dense[key] for key in ("dataset", "arch", "method")}
+    own |= {"acc_dense": dense["test_acc"], "epochs": config.trainer.max_epochs}
+    own |= {"ratio": config.prune.ratio, "seed": config.seed}
+    own["scope"] = config.prune.scope or {"ucs": "local"}.get(dense["method"], "global")
+    data = yaml.safe_load((parent / "config.yaml").read_text())["data"]
+    settings = {**OmegaConf.to_container(config, resolve=True), "data": data}  # as prune.py does
+    place = parent.with_name(f"{parent.name}_{name or config.prune.ratio}")
+    return put(place, {**PRUNE, **own, **summary}, settings)
 
 
 def report(*directories: Path) -> str:

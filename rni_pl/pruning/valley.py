@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from rni_pl.norm import scale_sizes
 
 MAX_DEPTH = 0.25  # of a valley that counts: its density over that of the lower peak
 MIN_SHARE = 0.02  # of the channels, on each side of a valley that counts
@@ -53,6 +55,15 @@ def find_valley(scores: Tensor) -> Valley | None:
     if depth[place] >= 1 - 1e-9:
         return None
     return Valley(10 ** float(grid[place]), float(depth[place]), float(below[place]))
+
+
+def valley_of(model: nn.Module) -> Valley | None:
+    """The deepest valley in the importances of all channels of a network, None if there is none.
+
+    It `divides` where the scores have two modes, receded channels and remaining ones.
+    """
+    sizes = [values.flatten() for values in scale_sizes(model).values()]
+    return find_valley(torch.cat(sizes).cpu()) if sizes else None
 
 
 def _bandwidth(x: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The command: python -m rni_pl.report DIR [DIR ...] [--output DIR]."""
+"""The command: python -m rni_pl.report DIR [DIR ...] [--output DIR] [--fill PAGE] [--store DIR]."""
 
 import argparse
 import sys
@@ -26,30 +26,47 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="where the report goes (default: the first DIR)"
     )
+    parser.add_argument(
+        "--fill", type=Path, metavar="PAGE", action="append", default=[],
+        help="fill the marked places of a Markdown page instead",
+    )  # fmt: skip
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR",
+        help="copy what pages need of the runs, without checkpoints and paths, instead",
+    )  # fmt: skip
     given = parser.parse_args(arguments)
     try:
-        _report(given.directories, given.output or given.directories[0])
+        _run(given)
     except (RniError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 
-def _report(directories: list[Path], output: Path) -> None:
+def _run(given: argparse.Namespace) -> None:
     try:
-        from rni_pl.report import render
+        from rni_pl.report import pages, render, storing
     except ModuleNotFoundError as error:
         if error.name not in ("matplotlib", "jinja2"):
             raise
         raise ConfigError(f"the report needs {error.name}: pip install 'rni_pl[report]'") from error
     from rni_pl.report.collect import collect
 
-    found = collect(directories)
+    found = collect(given.directories)
     if not found.runs and not found.problems:
-        raise ConfigError(f"no runs in or below {', '.join(map(str, directories))}")
-    report = render.make_report(found, _track)
-    for problem in report.problems:
+        raise ConfigError(f"no runs in or below {', '.join(map(str, given.directories))}")
+    problems, written = list(found.problems), []
+    if given.store:
+        written += storing.store(found, given.store)
+    for page in given.fill:
+        problems += pages.fill(page, found)
+        written.append(page)
+    if given.output or not written:
+        report = render.make_report(found, _track)
+        problems = report.problems
+        written += render.write(report, given.output or given.directories[0])
+    for problem in problems:
         print(f"{problem.name}: {problem.reason}", file=sys.stderr)
-    for path in render.write(report, output):
+    for path in written:
         print(path)
 
 

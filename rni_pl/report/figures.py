@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from rni_pl.report.grids import kept, ratio_name, widths
-from rni_pl.report.importances import Distribution, shared_edges, shares
+from rni_pl.report.importances import LIMITS, Distribution, shared_edges, shares
 from rni_pl.report.settings import Variant
 from rni_pl.report.tables import Row, Stat, Table
 
@@ -163,31 +163,52 @@ def histograms(distributions: Sequence[Distribution], colours: dict[str, str]) -
     ]
 
 
+def side_by_side(
+    distributions: Sequence[Distribution], colours: dict[str, str], title: str
+) -> Plot:
+    """All histograms in one drawing, two in a row, on the same axes."""
+    edges = shared_edges(distributions)
+    heights = [shares(one, edges) for one in distributions]
+    top = 1.08 * max(float(height.max()) for height in heights)
+    columns = min(2, len(distributions))
+    rows = math.ceil(len(distributions) / columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.7 * columns, 3.5 * rows), layout="constrained")
+        for i, (one, height) in enumerate(zip(distributions, heights, strict=True)):
+            axes = figure.add_subplot(rows, columns, i + 1)
+            _paint_histogram(axes, height, edges, top, colours[one.variant.method])
+            axes.set_title(one.variant.label, fontsize=11)
+        svg = _svg(figure)
+    return Plot(
+        title, svg, "; ".join(f"{d.variant.label}: {d.pooled.modes}" for d in distributions)
+    )
+
+
 def _histogram(
     one: Distribution, heights: np.ndarray, edges: np.ndarray, top: float, colour: str
 ) -> Plot:
     def paint(axes: Axes) -> None:
-        axes.stairs(heights, edges, fill=True, color=colour, alpha=0.85)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(10))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-        axes.set_xlim(edges[0], edges[-1])
-        axes.set_ylim(0, top)
-        for limit in (0.01, 0.1):
-            axes.axvline(limit, color=EDGE, linewidth=1, linestyle=(0, (3, 2)))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-        axes.set_xlabel("importance (effective scale)")
-        axes.set_ylabel("share of channels")
+        _paint_histogram(axes, heights, edges, top, colour)
 
-    valley = one.valley
-    parts = [f"{one.below(limit):.1%} below {limit:g}" for limit in (0.01, 0.1)]
-    parts.append(
-        f"two modes, valley at {valley.score:.2g} (density {valley.depth:.2f} of the lower peak)"
-        if valley
-        else "no valley between two modes"
-    )
-    return _draw(one.variant.label, paint, note="; ".join(parts))
+    parts = [f"{one.pooled.below(limit):.1%} below {limit:g}" for limit in LIMITS]
+    return _draw(one.variant.label, paint, note="; ".join([*parts, one.pooled.modes]))
+
+
+def _paint_histogram(
+    axes: Axes, heights: np.ndarray, edges: np.ndarray, top: float, colour: str
+) -> None:
+    axes.stairs(heights, edges, fill=True, color=colour, alpha=0.85)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(10))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0, top)
+    for limit in LIMITS:
+        axes.axvline(limit, color=EDGE, linewidth=1, linestyle=(0, (3, 2)))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set_xlabel("importance (effective scale)")
+    axes.set_ylabel("share of channels")
 
 
 def kept_channels(table: Table, colours: dict[str, str]) -> list[Plot]:
@@ -230,6 +251,11 @@ def _draw(title: str, paint: Callable[[Axes], None], legend: bool = False, note:
             handles, labels = axes.get_legend_handles_labels()
             columns = max(1, min(len(labels), 50 // max(map(len, labels), default=50)))
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return Plot(title, text.getvalue(), note)
+        svg = _svg(figure)
+    return Plot(title, svg, note)
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()

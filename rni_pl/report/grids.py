@@ -101,11 +101,12 @@ def _detail(row: Row) -> list[str]:
     cells = [row.variant.label, ratio_name(row.ratio), str(len(row.runs))]
     cells += [percent(figures[key]) if key in figures else NOTHING for key in ACCURACIES]
     for key in ("params", "macs"):
-        cells += [count(figures[key]), _removed(figures, key)]
+        cells += [count(figures[key]), removed(figures, key)]
     return cells
 
 
-def _removed(figures: dict[str, Stat], key: str) -> str:
+def removed(figures: dict[str, Stat], key: str) -> str:
+    """What pruning removed of a figure, in percent."""
     if f"{key}_dense" not in figures:
         return NOTHING
     return f"{100 * (1 - figures[key].mean / figures[f'{key}_dense'].mean):.1f} %"

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import rni_pl
 from rni_pl.files import write_whole
-from rni_pl.report import figures, grids
+from rni_pl.report import comparison, figures, grids
 from rni_pl.report.collect import Found, Problem, Run, flatten
 from rni_pl.report.figures import Plot
 from rni_pl.report.grids import Grid
@@ -36,6 +36,7 @@ class Section:
     details: Grid
     latencies: Grid | None
     kept: Grid | None
+    modes: Grid | None
     curves: list[Plot]
     histograms: list[Plot]
     kept_plots: list[Plot]
@@ -65,6 +66,7 @@ def _section(
     table: Table, colours: dict[str, str], problems: list[Problem], track: Callable
 ) -> Section:
     is_pruned = bool(table.ratios())
+    distributions = read_distributions(table, problems, track)
     return Section(
         title=f"{table.arch} on {table.dataset}",
         colours={variant.label: colours[variant.method] for variant in table.variants},
@@ -72,8 +74,9 @@ def _section(
         details=grids.details(table),
         latencies=grids.latencies(table),
         kept=grids.kept_by_layer(table) if is_pruned else None,
+        modes=comparison.modes(distributions),
         curves=figures.curves(table, colours),
-        histograms=figures.histograms(read_distributions(table, problems, track), colours),
+        histograms=figures.histograms(distributions, colours),
         kept_plots=figures.kept_channels(table, colours),
     )
 
@@ -129,8 +132,9 @@ def markdown(report: Report) -> str:
         if section.latencies:
             parts += ["Latency:", grids.markdown(section.latencies)]
         notes = [f"- {grids.markdown_text(f'{p.title}: {p.note}')}" for p in section.histograms]
-        if notes:
+        if section.modes:
             parts += ["Importances of the dense networks:", "\n".join(notes)]
+            parts.append(grids.markdown(section.modes))
         if section.kept:
             parts += ["Channels kept in each layer:", grids.markdown(section.kept)]
     parts += ["## Runs", grids.markdown(report.runs)]

@@ -119,10 +119,11 @@ def _settings(run: Run, parent: Run | None, names: Mapping[str, str]) -> _Settin
 def _relevant(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     if settings is None:
         return {"config.yaml": "missing"}
-    return {"config.yaml": None, **{k: v for k, v in settings.items() if _matters(k)}}
+    return {"config.yaml": None, **{k: v for k, v in settings.items() if matters(k)}}
 
 
-def _matters(key: str) -> bool:
+def matters(key: str) -> bool:
+    """Whether a setting, by its dotted key, has a bearing on a run's figures."""
     group, _, name = key.partition(".")
     if group == "trainer":
         return name in OF_TRAINER

@@ -1,0 +1,284 @@
+"""Tables beside published figures, at one budget and of switches; pages filled with them."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from made_up_runs import composed_run, only_table, pruned_from, report, save_checkpoint, trained_run
+
+from rni_pl import models
+from rni_pl.errors import ConfigError
+from rni_pl.pruning.valley import valley_of
+from rni_pl.report import comparison, pages
+from rni_pl.report.__main__ import main
+from rni_pl.report.collect import collect
+from rni_pl.report.departures import judge
+from rni_pl.report.importances import read_distributions
+
+SHORT = "experiment=short_vgg16"
+PRUNE = "experiment=prune_short_vgg16"
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of VGG-16 at the short budget: RNI with two seeds, a stronger penalty, two switches."""
+    tmp_path = tmp_path_factory.mktemp("short")
+    root = f"data.root={tmp_path}"
+    for seed, accuracies in enumerate([(0.80, 0.81, 0.70), (0.82, 0.81, 0.72)]):
+        dense, half, tenth = accuracies
+        run = composed_run(
+            tmp_path / f"rni_{seed}", SHORT, root, "method=rni", f"seed={seed}", test_acc=dense
+        )
+        gamma = torch.randn(800, generator=torch.Generator().manual_seed(seed))
+        save_checkpoint(run, "sigbn", {"bn": gamma - 8 * (torch.arange(800) < 300)})
+        for ratio, acc in ((0.5, half), (0.9, tenth)):
+            pruned_from(run, PRUNE, f"prune.ratio={ratio}", f"seed={seed}", acc_finetuned=acc)
+    composed_run(tmp_path / "strong", f"{SHORT}_scaled", root, "method=rni", test_acc=0.5)
+    first = tmp_path / "rni_0"
+    pruned_from(first, PRUNE, "switch=distill", name="distill", acc_finetuned=0.7345)
+    pruned_from(first, PRUNE, "switch=auto", name="auto", acc_finetuned=0.6)
+    pol = composed_run(tmp_path / "pol", SHORT, root, "method=polarization", test_acc=0.77)
+    pruned_from(pol, PRUNE, acc_finetuned=0.66)
+    return tmp_path
+
+
+def test_the_papers_table(short: Path) -> None:
+    found = comparison.paper(judge(collect([short]).runs))
+    assert found is not None
+    table = {row[1]: dict(zip(found.grid.header, row, strict=True)) for row in found.grid.rows}
+    ours = table["ours, 4 + 2 epochs"]
+    assert ours["network and data"] == "vgg16 on CIFAR-10 (JPEG)"
+    assert (ours["rni dense"], ours["rni 0.5"]) == ("81.00 ± 1.41", "81.00 ± 0.00")
+    assert ours["rni 0.9"] == "71.00 ± 1.41"  # neither a switch nor another penalty is in it
+    assert (ours["l1 dense"], ours["ucs 0.9"]) == ("–", "–")
+    assert (ours["polarization dense"], ours["polarization 0.9"]) == ("77.00", "66.00")
+    published = table["published, 160 + 160 epochs"]
+    assert (published["rni dense"], published["l1 0.5"]) == ("93.63", "93.67")
+    assert (published["ucs 0.9"], published["polarization 0.9"]) == ("84.05", "–")
+    assert table["reference implementation, 4 + 2 epochs"]["rni 0.9"] == "62.77"
+    for said in ("seeds 0, 1", "CIFAR-10 (JPEG)", "160 + 160 epochs on cifar10, ours 4 + 2"):
+        assert said in found.caption
+    assert "best epoch is picked on the test set" in found.caption
+
+
+def test_budgets_are_rows_of_their_own(tmp_path: Path) -> None:
+    for name, epochs in (("short", 4), ("long", 160)):
+        run = composed_run(
+            tmp_path / name, "experiment=cifar10_vgg16", f"trainer.max_epochs={epochs}"
+        )
+        pruned_from(run, "experiment=prune_paper", f"trainer.max_epochs={epochs}")
+    found = comparison.paper(judge(collect([tmp_path]).runs))
+    assert found is not None
+    assert [row[1] for row in found.grid.rows] == [
+        "ours, 4 + 4 epochs", "ours, 160 + 160 epochs", "published, 160 + 160 epochs"
+    ]  # fmt: skip
+    assert "ours 4 + 4 and 160 + 160 on cifar10" in found.caption
+    shutil.rmtree(tmp_path / "short")
+    shutil.rmtree(tmp_path / "short_0.9")
+    found = comparison.paper(judge(collect([tmp_path]).runs))
+    assert found is not None
+    assert "not the conditions" not in found.caption
+
+
+def test_other_protocols_and_recipes_are_not_the_papers(tmp_path: Path) -> None:
+    cell = "experiment=cifar100_resnet56"
+    composed_run(tmp_path / "validated", cell, "protocol=validation")
+    composed_run(tmp_path / "lr", cell, "optimizer.lr=0.05")
+    composed_run(tmp_path / "shifted", cell, "method.shift=1")
+    assert comparison.paper(judge(collect([tmp_path]).runs)) is None
+
+
+def test_runs_that_differ_are_not_averaged_in_a_cell(tmp_path: Path) -> None:
+    for i, padding in enumerate((2, 4)):
+        composed_run(tmp_path / str(i), "experiment=cifar10_vgg16", f"data.padding={padding}")
+    with pytest.raises(ConfigError, match=r"0 .*padding=2.* and 1 .*padding=4"):
+        comparison.paper(judge(collect([tmp_path]).runs))
+
+
+@pytest.mark.parametrize("arch", ["vgg16", "resnet56"])
+def test_the_papers_own_settings_depart_in_nothing(arch: str, tmp_path: Path) -> None:
+    for method in ("rni", "l1", "ucs", "polarization"):
+        cell = (f"experiment=cifar10_{arch}", f"method={method}")
+        run = composed_run(tmp_path / method, *cell)
+        scope = "local" if method == "ucs" else "global"
+        pruned_from(run, "experiment=prune_paper", f"prune.scope={scope}")
+    judged = judge(collect([tmp_path]).runs)
+    assert len(judged) == 8
+    assert not any(one.off.penalty or one.off.are_switches for one in judged)
+
+
+def test_switches_beside_plain_runs(short: Path) -> None:
+    vgg = [one for one in judge(collect([short]).runs) if one.run.summary["method"] == "rni"]
+    grid = comparison.switches(vgg)
+    assert grid is not None
+    assert [row[:5] for row in grid.rows] == [
+        ["rni", "4 + 2", "plain", "71.00 ± 1.41", "–"],
+        ["rni", "4 + 2", "distill.weight=0.9", "73.45", "+2.45"],
+        ["rni", "4 + 2", "prune.ratio=auto", "60.00", "-11.00"],
+    ]
+    plain = [one for one in vgg if not one.off.are_switches]
+    assert comparison.switches(plain) is None
+
+
+def test_a_budget_with_its_cost(short: Path) -> None:
+    (table,) = comparison.at_budget(judge(collect([short]).runs))
+    rows = [row for row in comparison.budget(table).rows if row[1] == "0.9"]
+    weak = next(row for row in rows if row[0].startswith("rni"))
+    assert weak[2:6] == ["71.00 ± 1.41", "41.00 ± 0.00", "–", "2"]
+    assert weak[-1] == "0, 1"
+    methods = {row[0] for row in comparison.budget(table).rows}
+    assert methods == {
+        "polarization", "rni, reg_weight=0.001", "rni, reg_weight=0.04"
+    }  # fmt: skip
+
+
+def scored(mode: float) -> torch.nn.Module:
+    """VGG-16 with SigBN, one part of whose scales lies around `mode`."""
+    model = models.vgg16(norm="sigbn")
+    for module in model.modules():
+        if hasattr(module, "running_mean"):
+            size = len(module.weight)
+            gamma = 2 + 0.5 * torch.randn(size)
+            gamma[: size // 3] = mode + 0.5 * torch.randn(size // 3)
+            module.weight.data.copy_(gamma)
+    return model
+
+
+def test_valley_of_a_network() -> None:
+    found = valley_of(scored(-8))
+    assert found is not None
+    assert found.divides
+    assert found.depth < 0.05
+    assert 0.002 < found.score < 0.5
+    assert found.share == pytest.approx(1 / 3, abs=0.01)
+    single = valley_of(scored(2))
+    assert single is None or not single.divides
+    assert valley_of(torch.nn.Conv2d(3, 3, 1)) is None
+
+
+def test_modes_of_each_dense_run(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = trained_run(tmp_path / f"rni{seed}", seed=seed)
+        save_checkpoint(run, "sigbn", {"bn": torch.cat([torch.randn(400) - 8, torch.randn(400)])})
+    run = trained_run(tmp_path / "l1", method="l1")
+    save_checkpoint(run, "bn", {"bn": 0.4 + 0.02 * torch.randn(800)})
+    grid = comparison.modes(read_distributions(only_table(tmp_path), []))
+    assert grid is not None
+    assert [(row[0], row[1], row[-1]) for row in grid.rows] == [
+        ("rni", "0", "two modes"), ("rni", "1", "two modes"), ("l1", "0", "none")
+    ]  # fmt: skip
+    page = report(tmp_path)
+    assert page.count('<td class="">two modes</td>') == 2
+
+
+PAGE = """# Results
+
+<!-- table paper -->
+<!-- end -->
+
+Some text, 1.23.
+
+<!-- table accuracy: vgg16 on CIFAR-10 (JPEG) -->
+| rni | 99.99 |
+<!-- end -->
+
+<!-- table switches -->
+<!-- end -->
+
+<!-- table modes -->
+<!-- end -->
+
+<!-- table budget: resnet56 on digits -->
+<!-- end -->
+
+<!-- figure importances -->
+<!-- end -->
+<!-- figure curves -->
+<!-- end -->
+"""
+
+
+def test_a_page_is_filled_from_runs_and_from_what_was_stored_of_them(
+    short: Path, tmp_path: Path
+) -> None:
+    page, again = tmp_path / "page.md", tmp_path / "again.md"
+    for file in (page, again):
+        file.write_text(PAGE)
+    main([str(short), "--fill", str(page), "--store", str(tmp_path / "runs")])
+    text = page.read_text()
+    assert "99.99" not in text
+    assert "Some text, 1.23.\n" in text
+    assert (
+        "| rni, reg\\_weight=0.001 | **81.00 ± 1.41** | 81.00 ± 0.00 | **71.00 ± 1.41** |" in text
+    )
+    assert text.count(pages.NO_RUNS) == 1  # none of resnet56
+    drawings = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert len(drawings) == 4
+    assert all((tmp_path / name).read_text().startswith("<?xml") for name in drawings)
+
+    stored = [file for file in (tmp_path / "runs").rglob("*") if file.is_file()]
+    assert {file.name for file in stored} == {"summary.json", "config.yaml", "importances.json"}
+    assert not any(str(short) in file.read_text() for file in stored)
+    main([str(tmp_path / "runs"), "--fill", str(again)])
+    assert again.read_text() == text
+    summary = tmp_path / "runs" / "rni_1_0.9" / "summary.json"
+    summary.write_text(json.dumps({**json.loads(summary.read_text()), "acc_finetuned": 0.7201}))
+    main([str(tmp_path / "runs"), "--fill", str(again)])
+    assert again.read_text() != text
+
+
+def test_the_projects_results_are_what_the_command_makes(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "docs" / "results.md", tmp_path)
+    main([str(ROOT / "docs" / "runs"), "--fill", str(tmp_path / "results.md")])
+    assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
+    for file in tmp_path.glob("figures/*"):
+        assert (ROOT / "docs" / "figures" / file.name).is_file()
+
+
+MISTAKES = {
+    "<!-- table prices -->\n<!-- end -->": "line 1: table prices is unknown; allowed: paper",
+    "<!-- table paper -->": "line 1: no <!-- end -->",
+    "<!-- table paper -->\n<!-- table paper -->\n<!-- end -->": "line 1: no <!-- end -->",
+    "x\n<!-- end -->": "line 2: <!-- end --> without a beginning",
+    "no marks": "has no place to fill",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_mistakes_in_a_page_leave_it_as_it_was(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    trained_run(tmp_path / "t")
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--fill", str(page)])
+    assert MISTAKES[text] in capsys.readouterr().err
+    assert page.read_text() == text
+
+
+def test_runs_that_cannot_be_compared_are_named(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(short / "rni_0_0.9", tmp_path / "runs" / "orphan")
+    (tmp_path / "page.md").write_text("<!-- table paper -->\n<!-- end -->\n")
+    main([str(tmp_path / "runs"), "--fill", str(tmp_path / "page.md")])
+    assert "orphan: compared with nothing: its settings" in capsys.readouterr().err
+    assert pages.NO_RUNS in (tmp_path / "page.md").read_text()
+
+
+def test_damaged_importances_cost_the_histogram_alone(tmp_path: Path) -> None:
+    run = trained_run(tmp_path / "t")
+    for damage in ("[", '{"bn": ["x"]}', '{"bn": [-1.0]}', "{}"):
+        (run / "importances.json").write_text(damage)
+        assert "no histogram: " in report(tmp_path)
+
+
+def test_nothing_is_stored_upon_itself(tmp_path: Path) -> None:
+    trained_run(tmp_path / "t")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--store", str(tmp_path)])
