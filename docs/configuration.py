@@ -62,10 +62,14 @@ def _code(value: str) -> str:
     return f"`{value}`" if value else ""
 
 
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def command_page(name: str) -> Iterator[str]:
     """What one command takes besides its groups."""
     text = (CONF / f"{name}.yaml").read_text()
-    yield from (f"## `{COMMANDS[name]}`", "", heading(text).partition(": ")[2].capitalize(), "")
+    yield from (f"## `{COMMANDS[name]}`", "", _first_upper(heading(text).partition(": ")[2]), "")
     chosen = re.findall(r"^  - (?:optional )?(\w+): *([\w${}]+)", text, re.MULTILINE)
     if chosen:
         names = (f"`{group}={choice}`" for group, choice in chosen if "$" not in choice)
