@@ -213,7 +213,7 @@ def test_vgg16_at_half_its_channels_is_faster_for_real(tmp_path: Path) -> None:
     pruned, _ = prune(model, torch.zeros(1, 3, 32, 32), 0.5)
     wanted = 0.7 * macs(model, [3, 32, 32]) / macs(pruned, [3, 32, 32])
     setup = Setup("onnx", batch=64, threads=2)
-    for _ in range(3):  # a busy machine is forgiven twice
+    for _ in range(6):  # a busy machine is forgiven
         dense_s, pruned_s = seconds_a_batch([model, pruned], [3, 32, 32], setup)
         if dense_s / pruned_s >= wanted:
             return

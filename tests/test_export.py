@@ -84,7 +84,7 @@ def test_folding_is_exact(name: str, norm: str) -> None:
     model = as_trained(convert_batchnorm(model) if norm == "sigbn" else model).double()
     before = copy.deepcopy(model.state_dict())
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
-    folded = fold(model)
+    folded = fold(model, x)
     assert relative(folded(x), model(x)) < 1e-10
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     left = len(list(scaled_norms(folded)))
@@ -106,7 +106,7 @@ def test_activations_that_norms_carry_stay(norm: str) -> None:
     model = timm.create_model("efficientnet_b0", num_classes=10)
     model = as_trained(convert_batchnorm(model) if norm == "sigbn" else model).double()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    folded = fold(model)
+    folded = fold(model, x)
     assert relative(folded(x), model(x)) < 1e-10
     assert not list(scaled_norms(folded))
     assert isinstance(folded.get_submodule("bn1.act"), nn.SiLU)
@@ -154,7 +154,7 @@ def test_norms_that_cannot_be_folded_stay() -> None:
             norm.running_var.uniform_(0.5, 2)
     model = model.double().eval()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    folded = fold(model)
+    folded = fold(model, x)
     assert relative(folded(x), model(x)) < 1e-10
     left = [name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
     assert left == ["bn1", "bn2", "bn3", "bn4", "bn5", "bn6"]
@@ -186,7 +186,7 @@ def test_filled_up_networks_compute_the_same(
     model = as_trained(getattr(home, name)(num_classes=10, **options)).double()
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     pruned, _ = prune(model, x, ratio, coupled=coupled)
-    folded = fold(pruned)
+    folded = fold(pruned, x)
     before = odd(folded)
     filled = align(folded, trace(pruned, x), 4)
     assert relative(filled(x), pruned(x)) < 1e-10
@@ -344,14 +344,14 @@ def test_run_directories_are_exported(trained: Path, pruned: Path, tmp_path: Pat
 # What can go wrong.
 
 
-def other_bias(model: nn.Module) -> nn.Module:
-    model = fold(model)
+def other_bias(model: nn.Module, example: torch.Tensor) -> nn.Module:
+    model = fold(model, example)
     model.get_submodule("fc").bias.data[3] += 0.01
     return model
 
 
-def no_number(model: nn.Module) -> nn.Module:
-    model = fold(model)
+def no_number(model: nn.Module, example: torch.Tensor) -> nn.Module:
+    model = fold(model, example)
     model.get_submodule("fc").bias.data[3] = torch.nan
     return model
 

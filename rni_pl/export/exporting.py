@@ -113,7 +113,7 @@ def deployable(model: nn.Module, image_shape: list[int], multiple: int = MULTIPL
     """
     example = torch.randn(1, *image_shape, generator=torch.Generator().manual_seed(0))
     try:
-        folded = fold(model)
+        folded = fold(model, example)
         graph = trace(model, example)
     except PruningError as error:
         warnings.warn(f"the norm layers stay as they are: {error}", stacklevel=2)

@@ -6,27 +6,27 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from rni_pl.errors import PruningError, first_line
 from rni_pl.norm import after_norm, scale
+from rni_pl.pruning.tracing import trace
 
 
 @torch.no_grad()
-def fold(model: nn.Module) -> nn.Module:
+def fold(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy, in evaluation mode, whose convolutions do the work of the norm layers behind them.
 
     A norm layer is folded where it alone reads the output of a convolution, and each of the two is
     called once; every other one stays as it is. Where timm's BatchNorm carries an activation, the
-    activation stays.
+    activation stays. `example` is a batch of images, for tracing.
 
     Raises:
         PruningError: `torch.fx` cannot trace the network.
     """
     model = copy.deepcopy(model).eval()
     left: dict[nn.Module, nn.Module] = {}
-    for conv, norm in _pairs(model):
+    for conv, norm in _pairs(model, example):
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
@@ -44,9 +44,9 @@ def fold(model: nn.Module) -> nn.Module:
     return model
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _pairs(model: nn.Module, example: Tensor) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions and the norm layers that can be folded into them."""
-    graph = _graph(model)
+    graph = trace(model, (example,)).graph
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     # A layer whose parameters are also read elsewhere is not called once, either.
     calls.update(str(n.target).rpartition(".")[0] for n in graph.nodes if n.op == "get_attr")
@@ -58,22 +58,6 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         alone = len(before.users) == calls[str(before.target)] == calls[str(node.target)] == 1
         if alone and is_plain_conv(conv) and _computes_norm(norm):
             yield conv, norm
-
-
-class _Tracer(fx.Tracer):
-    """Keeps convolutions and norm layers whole, subclasses defined elsewhere included."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, nn.Conv2d | nn.BatchNorm2d)
-        return known or super().is_leaf_module(m, module_qualified_name)
-
-
-def _graph(model: nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(model)
-    except Exception as error:  # whatever the network's code does on a proxy
-        name = type(model).__name__
-        raise PruningError(f"torch.fx cannot trace {name}: {first_line(error)}") from error
 
 
 def is_plain_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
