@@ -118,7 +118,7 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
 
 
 def _with_progress(items: Iterator[np.ndarray], total: int) -> Iterable[np.ndarray]:
-    if total < 20_000 or not sys.stderr.isatty():
+    if not sys.stderr.isatty():
         return items
     from rich.console import Console
     from rich.progress import track
