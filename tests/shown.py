@@ -43,7 +43,7 @@ BENCHMARKS = {
     "accuracy": ["--per-class", "2", "--epochs", "1", "--seeds", "1"],
     "growth": ["--steps", "1", "--rounds", "1"],
     "pruning": ["resnet56", "--repeats", "1"],
-    "training": "--quick --archs resnet20 --rounds 1 --steps 1 --images 320".split(),
+    "training": ["--quick", "--archs", "resnet20", "--rounds", "1", "--steps", "1"],
 }
 
 

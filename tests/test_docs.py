@@ -1,18 +1,21 @@
 """Every command and every piece of code on the pages runs; see `shown.py` for how it is cut short.
 
+A ``text`` block is what the command or the code above it prints, but for the figures; a block whose
+first line is a comment with the name of a file goes into that file.
+
 A page is worked through from top to bottom in a directory of its own, so that what a command writes
 is there for the next. Where it starts there is what a reader has by then: `runs/digits` and
 `runs/digits_half` of the README, and a folder of images under each name in capitals.
 """
 
-import importlib.util
-import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,8 +51,13 @@ IN_CI = {
     "pytest -m slow": "pytest -m slow",
 }
 INSTALL = re.compile(r"pip install (?:--quiet )?-e \"?\.(?:\[([\w,]+)\])?\"?")
+SETTINGS = {"train", "prune", "export", "benchmark"}  # commands that are given settings
 SCRIPTS = {"train.py": "train", "prune.py": "prune"}
 TOOLS = {"rni_pl.export": "export", "rni_pl.benchmark": "benchmark", "rni_pl.report": "report"}
+
+
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
 
 
 def program(command: str) -> tuple[str, list[str]]:
@@ -71,7 +79,9 @@ def program(command: str) -> tuple[str, list[str]]:
 
 
 @pytest.fixture
-def reader(trained: Path, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def reader(
+    trained: Path, pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
     """A directory with what a reader has before a page; the current one, and importable from."""
     shutil.copytree(trained, tmp_path / "runs/digits")
     shutil.copytree(pruned, tmp_path / "runs/digits_half")
@@ -92,8 +102,10 @@ from torch import nn
 
 class MyNet(nn.Sequential):
     def __init__(self, width, num_classes):
-        layers = [nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU()]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+        super().__init__(
+            nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(), nn.Linear(width, num_classes),
+        )
 """
 
 
@@ -107,43 +119,62 @@ def make_images(root: Path) -> None:
 
 
 class Reader:
-    """Does what a page says, in the current directory."""
+    """Does what a page says, in the current directory, and remembers what was printed last."""
 
-    def __init__(self) -> None:
-        self.names: dict = {"__name__": "page"}  # of its Python code
+    def __init__(self, capture: pytest.CaptureFixture) -> None:
+        self.capture = capture
+        self.names: dict = {"__name__": "page"}  # of the page's Python code
         self.last = {"train": "runs/digits", "prune": "runs/digits_half"}
+        self.status, self.output = 0, ""
 
     def do(self, shown: Shown) -> None:
         if shown.file is not None:
             Path(shown.file).parent.mkdir(parents=True, exist_ok=True)
             Path(shown.file).write_text(shown.text)
-        elif shown.language == "python":
-            exec(re.sub(r"\bepochs=\d+", "epochs=1", shown.text), self.names)
+        elif shown.language == "text":
+            self.compare(shown.text)
         elif shown.language == "yaml":
             yaml.safe_load(shown.text)
-        elif shown.language == "bash" and shown.text not in IN_CI:
-            name, arguments = program(shown.text)
-            if name:
-                self.run(name, arguments)
+        else:
+            assert self.status == 0, f"the command before failed: {self.output}"
+            self.execute(shown)
 
-    def run(self, name: str, arguments: list[str]) -> None:
+    def execute(self, shown: Shown) -> None:
+        self.capture.readouterr()
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            if shown.language == "python":
+                exec(re.sub(r"\bepochs=\d+", "epochs=1", shown.text), self.names)
+            elif shown.text not in IN_CI:
+                self.status = self.run(*program(shown.text)) or 0
+        captured = self.capture.readouterr()
+        self.output = "\n".join([captured.out, captured.err, *(str(w.message) for w in warned)])
+
+    def compare(self, text: str) -> None:
+        """Every line that a page shows was printed, but for its figures; an error was one."""
+        for line in text.splitlines():
+            assert but_for_figures(line) in but_for_figures(self.output), line
+        assert self.status == (2 if text.startswith("error: ") else 0), self.output
+        self.status = 0
+
+    def run(self, name: str, arguments: list[str]) -> int | None:
         own = name if any(a.startswith("resume=") for a in arguments) else "train"
         arguments = [re.sub(r"=RUN(_DIR)?$", f"={self.last.get(own)}", a) for a in arguments]
         if name in ("train", "prune"):
             arguments = short_run(name, arguments)
-            assert run_command(name, *arguments) == 0
+            status = run_command(name, *arguments)
             given = [a.partition("=")[2] for a in arguments if a.startswith("hydra.run.dir=")]
-            self.last[name] = (given or [self._newest(name)])[0]
-        elif name == "benchmark":
-            assert run_command(name, *short_benchmark(arguments)) == 0
-        elif name == "export":
-            assert run_command(name, *arguments) == 0
+            if status == 0:
+                self.last[name] = (given or [self._newest(name)])[0]
+            return status
+        if name == "benchmark":
+            return run_command(name, *short_benchmark(arguments))
+        if name == "export":
             (output,) = [a.partition("=")[2] for a in arguments if a.startswith("output=")]
-            assert Path(output).is_file()
-        elif name == "report":
-            report(arguments)
-        else:
-            getattr(self, name.replace("-", "_"))(arguments)
+            return run_command(name, *arguments) or 1 - Path(output).is_file()
+        if name == "report":
+            return report(arguments)
+        return getattr(self, name.replace("-", "_"))(arguments) if name else None
 
     def _newest(self, name: str) -> str:
         """Where the last run without a directory of its own went, if there was one."""
@@ -190,15 +221,25 @@ class Reader:
         assert Path(".git/hooks/pre-commit").is_file()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAGE_NAMES)
-def test_a_page_does_what_it_says(name: str, reader: Path) -> None:
-    work = Reader()
+def but_for_figures(text: str) -> str:
+    """A text with one mark for every number, and one space for whatever is between words."""
+    return " ".join(re.sub(r"\d+(\.\d+)?", "N", text).split())
+
+
+QUICK_PAGES = {"CONTRIBUTING.md", "docs/configuration.md", "docs/extending.md"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK_PAGES else slow(name) for name in PAGE_NAMES]
+)
+def test_a_page_does_what_it_says(name: str, reader: Path, capsys: pytest.CaptureFixture) -> None:
+    work = Reader(capsys)
     for shown in shown_in(ROOT / name):
         try:
             work.do(shown)
         except (Exception, SystemExit) as error:
-            pytest.fail(f"{shown.place}: {shown.text}: {type(error).__name__}: {error}")
+            pytest.fail(f"{shown.place}: {shown.text}: {type(error).__name__}: {error}", False)
+    assert work.status == 0, work.output
 
 
 @pytest.mark.parametrize("shown", COMMANDS, ids=lambda shown: f"{shown.place} {shown.text[:40]}")
@@ -215,9 +256,8 @@ def test_every_command_is_run_somewhere(shown: Shown) -> None:
         assert name, f"{shown.place}: nothing runs {shown.text!r}: see tests/test_docs.py"
         if name == "measurement":
             assert Path(arguments[0]).stem in BENCHMARKS
-        elif name in ("train", "prune", "export", "benchmark"):
-            if not {"--help", "--config-dir"} & set(arguments):
-                assert list(composed(name, with_checkpoint(name, arguments)))
+        elif name in SETTINGS and not {"--help", "--config-dir"} & set(arguments):
+            assert list(composed(name, with_checkpoint(name, arguments)))
 
 
 def extras_of(ci: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, with fewer epochs and batches; it is kept without outputs."""
+"""The notebook runs from top to bottom, on fewer batches; it is kept without outputs."""
 
 import re
 from pathlib import Path
