@@ -2,11 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from rni_pl.errors import ConfigError, RniError
+from rni_pl.progress import busy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,24 +45,26 @@ def _report(directories: list[Path], output: Path) -> None:
         raise ConfigError(f"the report needs {error.name}: pip install 'rni_pl[report]'") from error
     from rni_pl.report.collect import collect
 
-    found = collect(directories)
-    if not found.runs and not found.problems:
-        raise ConfigError(f"no runs in or below {', '.join(map(str, directories))}")
-    report = render.make_report(found, _track)
+    with busy("looking for runs") as announce:
+        found = collect(directories)
+        if not found.runs and not found.problems:
+            raise ConfigError(f"no runs in or below {', '.join(map(str, directories))}")
+        report = render.make_report(found, partial(_read, announce))
+        announce("writing")
+        paths = render.write(report, output)
     for problem in report.problems:
         print(f"{problem.name}: {problem.reason}", file=sys.stderr)
-    for path in render.write(report, output):
+    for path in paths:
         print(path)
 
 
-def _track(items: Iterable) -> Iterable:
-    """A progress bar while checkpoints are read, on a terminal."""
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, "reading checkpoints", console=Console(stderr=True), transient=True)
+def _read(announce: Callable[[str], None], checkpoints: Iterable) -> Iterator:
+    """Says which checkpoint is being read, and when all are."""
+    items = list(checkpoints)
+    for number, item in enumerate(items, 1):
+        announce(f"reading checkpoint {number} of {len(items)}")
+        yield item
+    announce("drawing")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Any folder of images: root/train/CLASS/* and root/test/CLASS/*."""
 
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from rni_pl.data.images import Images, Split
 from rni_pl.errors import DataError
+from rni_pl.progress import track
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 
@@ -49,7 +49,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"image folder {folder} does not exist; needed: {folder}/CLASS/*")
     found = {
         entry.name: sorted(f for f in entry.iterdir() if f.suffix.lower() in SUFFIXES)
-        for entry in sorted(folder.iterdir())
+        for entry in track(sorted(folder.iterdir()), f"listing {folder}")
         if entry.is_dir() and not entry.name.startswith(".")
     }
     if not found:
@@ -64,8 +64,8 @@ def _decode(files: dict[str, list[Path]], classes: list[str], size: int | None) 
     paths = [path for name in classes for path in files.get(name, [])]
     labels = [i for i, name in enumerate(classes) for _ in files.get(name, [])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
-        decoded = _with_progress(pool.map(partial(read_image, size=size), paths), len(paths))
-        images = _stack(decoded, paths)
+        decoded = pool.map(partial(read_image, size=size), paths)
+        images = _stack(track(decoded, "decoding images", len(paths)), paths)
     return Split(images, torch.tensor(labels, dtype=torch.long))
 
 
@@ -115,12 +115,3 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
         image = image.resize(new, Image.Resampling.BILINEAR)
     left, top = (new[0] - size) // 2, (new[1] - size) // 2
     return image.crop((left, top, left + size, top + size))
-
-
-def _with_progress(items: Iterator[np.ndarray], total: int) -> Iterable[np.ndarray]:
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, "decoding images", total, console=Console(stderr=True), transient=True)
