@@ -14,12 +14,12 @@ from tqdm import tqdm
 from rni_pl import config, progress, runs
 
 
-@pytest.fixture
-def terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard error passes for a terminal; what is written to it is still captured."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("TERM", "xterm")
+def pretend_terminal(patch: pytest.MonkeyPatch) -> None:
+    """Let standard output and error pass for a terminal; what is written is captured as before."""
+    for stream in (sys.stderr, sys.stdout):
+        patch.setattr(stream, "isatty", lambda: True)
+    patch.setenv("TERM", "xterm")
+    patch.delenv("LOCAL_RANK", raising=False)
 
 
 def work_long() -> None:
@@ -31,7 +31,10 @@ def work_long() -> None:
         assert list(tqdm("ab", desc="downloading")) == ["a", "b"]
 
 
-def test_shown_on_a_terminal(terminal: None, capsys: pytest.CaptureFixture) -> None:
+def test_shown_on_a_terminal(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_terminal(monkeypatch)
     work_long()
     captured = capsys.readouterr()
     for word in ("decoding", "timing", "downloading"):
@@ -45,8 +48,9 @@ def test_not_shown_elsewhere(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_not_shown_by_further_processes(
-    terminal: None, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pretend_terminal(monkeypatch)
     monkeypatch.setenv("LOCAL_RANK", "1")
     work_long()
     assert capsys.readouterr() == ("", "")
@@ -62,7 +66,10 @@ def test_lightnings_bar_is_off_where_there_is_no_terminal(tmp_path: Path) -> Non
     assert bars_of_the_trainer(tmp_path) == []
 
 
-def test_lightnings_bar_is_on_on_a_terminal(terminal: None, tmp_path: Path) -> None:
+def test_lightnings_bar_is_on_on_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_terminal(monkeypatch)
     assert bars_of_the_trainer(tmp_path) == [RichProgressBar]
 
 
