@@ -90,11 +90,14 @@ def reader(
     (tmp_path / "my_package.py").write_text(MY_PACKAGE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    before = set(sys.modules)
+    forget_modules()  # other tests may have some of the same name
     yield tmp_path
-    for name in set(sys.modules) - before:
-        if name.startswith("my_"):
-            del sys.modules[name]
+    forget_modules()
+
+
+def forget_modules() -> None:
+    for name in [name for name in sys.modules if name.startswith("my_")]:
+        del sys.modules[name]
 
 
 MY_PACKAGE = """
