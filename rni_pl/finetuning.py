@@ -24,6 +24,7 @@ from rni_pl.errors import ConfigError
 from rni_pl.files import read_json, write_json
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
+from rni_pl.progress import busy
 from rni_pl.pruning import PruningReport, budget, prune
 from rni_pl.pruning.cost import macs, parameter_count
 from rni_pl.resume import last_checkpoint
@@ -197,7 +198,7 @@ def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict
     """Median time of a batch on the CPU before and after removal, measured in turns."""
     setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
     models = [copy.deepcopy(model).cpu().eval() for model in (dense, pruned)]
-    with Console(stderr=True).status("timing"):  # seen on a terminal alone
+    with busy("timing"):
         before, after = seconds_a_batch(models, image_shape, setup)
     return {
         "engine": setup.engine,

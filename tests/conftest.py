@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import random
 import subprocess
@@ -49,7 +50,8 @@ def _seeded() -> None:
 
 def run_command(name: str, *arguments: str) -> int:
     """Run a command as its script would, in this process; its exit status."""
-    before = sys.argv
+    before, root = sys.argv, logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     sys.argv = [f"{name}.py", *arguments]
     try:
         getattr(cli, name)()
@@ -57,6 +59,8 @@ def run_command(name: str, *arguments: str) -> int:
         return int(stop.code or 0)
     finally:
         sys.argv = before
+        root.handlers[:] = handlers  # Hydra's write into the run directory, which is gone later
+        root.setLevel(level)
     return 0
 
 

@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product, zip_longest
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from rni_pl import files
@@ -21,6 +19,7 @@ from rni_pl.benchmark.networks import Family, as_list, families
 from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.config import plain
 from rni_pl.errors import BenchmarkError, first_line
+from rni_pl.progress import busy
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,7 @@ def run(config: DictConfig) -> None:
     settings = plain(config)
     if settings["json"] is not None and not Path(settings["json"]).parent.is_dir():
         raise BenchmarkError(f"json={settings['json']} cannot be written: there is no such folder")
-    with _progress() as announce:
-        announce("loading")
+    with busy("loading") as announce:
         tables = [list(measure(family, settings, announce)) for family in families(config)]
     if not any(tables):
         raise BenchmarkError(f"engines={settings['engines']}: none of them can run here")
@@ -115,15 +113,3 @@ def table(rows: list[Row]) -> Table:
             end_section=after is not None and after.network == "dense",
         )
     return shown
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """What is going on now, on a terminal alone."""
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("")
-        yield lambda what: bar.update(task, description=what)

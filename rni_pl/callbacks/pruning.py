@@ -7,6 +7,7 @@ import torch
 
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError
+from rni_pl.progress import busy, track
 from rni_pl.pruning import PruningReport, Request, prune, recalibrate
 
 
@@ -48,9 +49,11 @@ class OneShotPruning(pl.Callback):
         if self.absorb:
             (example,) = _training_images(trainer, 1)
         model = pl_module.model.cpu()
-        pruned, self.report = prune(model, example, **vars(self.request), absorb=self.absorb)
+        with busy("pruning"):
+            pruned, self.report = prune(model, example, **vars(self.request), absorb=self.absorb)
         if self.recalibrate:
-            recalibrate(pruned, _training_images(trainer, self.recalibrate))
+            batches = _training_images(trainer, self.recalibrate)
+            recalibrate(pruned, track(batches, "recalibrating", self.recalibrate))
         pl_module.replace_model(pruned)
 
 

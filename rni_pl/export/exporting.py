@@ -18,6 +18,7 @@ from rni_pl.export.aligning import align
 from rni_pl.export.folding import fold
 from rni_pl.export.formats import FORMATS, Run, program_of
 from rni_pl.models.build import ModelSpec
+from rni_pl.progress import busy
 from rni_pl.pruning.graph import trace
 
 TOLERANCE = 1e-4  # largest difference of a logit from the checkpoint's
@@ -28,10 +29,8 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 def run(config: DictConfig) -> None:
     """The command: export as configured and say what came of it."""
-    from rich.console import Console
-
     output = Path(config.output)
-    with Console(stderr=True).status(f"writing {output}"):  # a spinner, on a terminal alone
+    with busy(f"writing {output}"):
         difference = export(config.checkpoint, output, config.align, list(config.allow))
     size = output.stat().st_size / 1e6
     batches = " and ".join(map(str, BATCHES))

@@ -2,11 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from rni_pl.errors import ConfigError, RniError
+from rni_pl.progress import busy
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,33 +53,37 @@ def _run(given: argparse.Namespace) -> None:
         raise ConfigError(f"the report needs {error.name}: pip install 'rni_pl[report]'") from error
     from rni_pl.report.collect import collect
 
-    found = collect(given.directories)
-    if not found.runs and not found.problems:
-        raise ConfigError(f"no runs in or below {', '.join(map(str, given.directories))}")
-    problems, written = list(found.problems), []
-    if given.store:
-        written += storing.store(found, given.store)
-    for page in given.fill:
-        problems += pages.fill(page, found)
-        written.append(page)
-    if given.output or not written:
-        report = render.make_report(found, _track)
-        problems = report.problems
-        written += render.write(report, given.output or given.directories[0])
+    problems: list = []
+    written: list[Path] = []
+    with busy("looking for runs") as announce:
+        found = collect(given.directories)
+        if not found.runs and not found.problems:
+            raise ConfigError(f"no runs in or below {', '.join(map(str, given.directories))}")
+        problems = list(found.problems)
+        if given.store:
+            written += storing.store(found, given.store)
+        for page in given.fill:
+            announce(f"filling {page}")
+            problems += pages.fill(page, found)
+            written.append(page)
+        if given.output or not written:
+            report = render.make_report(found, partial(_read, announce))
+            problems = report.problems
+            announce("writing")
+            written += render.write(report, given.output or given.directories[0])
     for problem in problems:
         print(f"{problem.name}: {problem.reason}", file=sys.stderr)
     for path in written:
         print(path)
 
 
-def _track(items: Iterable) -> Iterable:
-    """A progress bar while checkpoints are read, on a terminal."""
-    if not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, "reading checkpoints", console=Console(stderr=True), transient=True)
+def _read(announce: Callable[[str], None], checkpoints: Iterable) -> Iterator:
+    """Says which checkpoint is being read, and when all are."""
+    items = list(checkpoints)
+    for number, item in enumerate(items, 1):
+        announce(f"reading checkpoint {number} of {len(items)}")
+        yield item
+    announce("drawing")
 
 
 if __name__ == "__main__":

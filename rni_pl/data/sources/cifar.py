@@ -8,6 +8,7 @@ import torch
 
 from rni_pl.data.images import Images, Split
 from rni_pl.errors import DataError, first_line
+from rni_pl.progress import others_bars
 
 
 def cifar10(root: str) -> Images:
@@ -39,7 +40,8 @@ def _download(dataset: Any, root: str) -> None:
     folder = Path(root)
     new = not folder.exists()
     try:
-        dataset(root, train=True, download=True)
+        with others_bars():
+            dataset(root, train=True, download=True)
     except (OSError, RuntimeError) as error:  # URLError is an OSError
         if new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

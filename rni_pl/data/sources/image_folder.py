@@ -1,12 +1,10 @@
 """Any folder of images: root/train/CLASS/* and root/test/CLASS/*."""
 
 import os
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from rni_pl.data.images import Images, Split
 from rni_pl.errors import DataError, first_line
+from rni_pl.progress import track
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a file that is whole
@@ -51,7 +50,7 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
         raise DataError(f"image folder {folder} does not exist; needed: {folder}/CLASS/*")
     found = {
         entry.name: sorted(file for file in entry.iterdir() if _is_image(file))
-        for entry in sorted(folder.iterdir())
+        for entry in track(sorted(folder.iterdir()), f"listing {folder}")
         if entry.is_dir() and not entry.name.startswith(".")
     }
     if not found:
@@ -76,7 +75,7 @@ def check_images(paths: list[Path]) -> None:
         DataError: some cannot be read; the first five are named.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        checked = _with_progress(pool.map(_fault, paths), len(paths), "checking images")
+        checked = track(pool.map(_fault, paths), "checking images", len(paths))
         faults = [fault for fault in checked if fault]
     if faults:
         more = f" (and {len(faults) - 5} more files)" if len(faults) > 5 else ""
@@ -107,8 +106,7 @@ def _decode(files: dict[str, list[Path]], classes: list[str], size: int | None) 
     labels = [i for i, name in enumerate(classes) for _ in files.get(name, [])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
         decoded = pool.map(partial(read_image, size=size), paths)
-        decoded = _with_progress(decoded, len(paths), "decoding images")
-        images = _stack(decoded, paths)
+        images = _stack(track(decoded, "decoding images", len(paths)), paths)
     return Split(images, torch.tensor(labels, dtype=torch.long))
 
 
@@ -171,12 +169,3 @@ def _resize(image: Image.Image, size: int) -> Image.Image:
         image = image.resize(new, Image.Resampling.BILINEAR)
     left, top = (new[0] - size) // 2, (new[1] - size) // 2
     return image.crop((left, top, left + size, top + size))
-
-
-def _with_progress(items: Iterator[Any], total: int, what: str) -> Iterator[Any]:
-    if total < 20_000 or not sys.stderr.isatty():
-        return items
-    from rich.console import Console
-    from rich.progress import track
-
-    return iter(track(items, what, total, console=Console(stderr=True), transient=True))
