@@ -50,7 +50,16 @@ IN_CI = {
     "pytest": "pytest",
     "pytest -m slow": "pytest -m slow",
 }
-INSTALL = re.compile(r"pip install (?:--quiet )?-e \"?\.(?:\[([\w,]+)\])?\"?")
+# Run by another test, which is named, as far as one machine can: word in the command -> test.
+ELSEWHERE = {
+    "launch=joblib": "test_sweeps.py::test_launchers_give_what_the_serial_sweep_gives",
+    "launch=slurm": "test_sweeps.py::test_launchers_compose",
+    "search=optuna": "test_sweeps.py::test_search_maximises_validation_accuracy",
+    "torchrun": "test_distributed.py::test_number_of_processes",
+    "srun": "test_distributed.py::test_number_of_processes",
+    "rni_pl[ray]": "test_sweeps.py::test_launchers_compose",
+}
+INSTALL = re.compile(r"pip install (?:--quiet )?(?:-e )?\"?(?:\.|rni_pl)(?:\[([\w,]+)\])?\"?")
 SETTINGS = {"train", "prune", "export", "benchmark"}  # commands that are given settings
 SCRIPTS = {"train.py": "train", "prune.py": "prune"}
 TOOLS = {"rni_pl.export": "export", "rni_pl.benchmark": "benchmark", "rni_pl.report": "report"}
@@ -76,6 +85,11 @@ def program(command: str) -> tuple[str, list[str]]:
     if first == "tensorboard" or command == "pre-commit install":
         return first, rest
     return "", []
+
+
+def elsewhere(command: str) -> str:
+    """The test that runs a command in place of those here; nothing for most."""
+    return next((test for word, test in ELSEWHERE.items() if word in command), "")
 
 
 @pytest.fixture
@@ -148,7 +162,7 @@ class Reader:
             warnings.simplefilter("always")
             if shown.language == "python":
                 exec(re.sub(r"\bepochs=\d+", "epochs=1", shown.text), self.names)
-            elif shown.text not in IN_CI:
+            elif shown.text not in IN_CI and not elsewhere(shown.text):
                 self.status = self.run(*program(shown.text)) or 0
         captured = self.capture.readouterr()
         self.output = "\n".join([captured.out, captured.err, *(str(w.message) for w in warned)])
@@ -250,7 +264,10 @@ def test_every_command_is_run_somewhere(shown: Shown) -> None:
     """Something here runs it, or CI does; its settings exist and are allowed."""
     ci = (ROOT / ".ci/run").read_text()
     install = INSTALL.fullmatch(shown.text)
-    if install:
+    if elsewhere(shown.text):
+        file, _, test = elsewhere(shown.text).partition("::")
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text()
+    elif install:
         assert set(filter(None, (install.group(1) or "").split(","))) <= extras_of(ci)
     elif shown.text in IN_CI:
         assert IN_CI[shown.text] in [line.strip() for line in ci.splitlines()]
@@ -265,7 +282,7 @@ def test_every_command_is_run_somewhere(shown: Shown) -> None:
 
 def extras_of(ci: str) -> set[str]:
     """The extras that CI installs, with those that they bring along."""
-    (installed,) = INSTALL.findall(ci)
+    (installed,) = filter(None, INSTALL.findall(ci))
     extras = set(installed.split(","))
     for line in (ROOT / "pyproject.toml").read_text().splitlines():
         brought = re.search(r"\"rni_pl\[([\w,]+)\]\"", line)
