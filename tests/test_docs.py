@@ -48,7 +48,8 @@ IN_CI = {
     "ruff format --check .": "ruff format --check .",
     "mypy": "mypy",
     "pytest": "pytest",
-    "pytest -m slow": "pytest -m slow",
+    "pytest -m slow": "pytest -m slow "
+    "tests/test_main_job.py tests/test_imagenet.py tests/test_commands.py",
 }
 # Run by another test, which is named, as far as one machine can: word in the command -> test.
 ELSEWHERE = {

@@ -37,15 +37,22 @@ def contents(run_dir: Path, name: str = "last") -> dict:
     return torch.load(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def assert_same_end(run_dir: Path, other: Path) -> None:
-    """Both checkpoints hold the same weights, bit for bit, and the curves are the same."""
+def assert_same_end(run_dir: Path, other: Path, killed: bool = False) -> None:
+    """Both checkpoints hold the same weights, bit for bit, and the curves are the same.
+
+    What a run logs after its last checkpoint is lost where it is `killed`: points may be missing.
+    """
     for name in ("best", "last"):
         one, two = contents(run_dir, name), contents(other, name)
         assert one["global_step"] == two["global_step"]
         assert one["state_dict"].keys() == two["state_dict"].keys()
         for key, value in one["state_dict"].items():
             assert torch.equal(value, two["state_dict"][key]), (name, key)
-    assert curves(run_dir) == curves(other)
+    found, expected = curves(run_dir), curves(other)
+    if killed:
+        assert all(set(points) <= set(expected[tag]) for tag, points in found.items())
+    else:
+        assert found == expected
     assert not list(run_dir.rglob(".*.tmp"))
 
 
@@ -109,7 +116,7 @@ def test_killed_at_twenty_moments(work: Path, stage: str) -> None:
         else:  # the command had not begun to write
             status, out = finish(work, stage, *arguments, f"hydra.run.dir={run_dir}")
         assert status == 0, out
-        assert_same_end(run_dir, whole)
+        assert_same_end(run_dir, whole, killed=True)
     assert killed >= 12
     assert continued >= 6
 
