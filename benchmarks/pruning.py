@@ -10,6 +10,7 @@ table: seconds, their ratio, parameters and MACs after, and whether each result 
 
 import argparse
 import copy
+import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+import zoo
 from torch import nn
 
 from rni_pl import models
@@ -26,17 +28,11 @@ from rni_pl.norm import scaled_norms
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import macs, parameter_count
 
-OURS = ["resnet56", "vgg16"]
-TORCHVISION = [
-    "resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "vgg16_bn", "mobilenet_v2",
-    "mobilenet_v3_large", "efficientnet_b0", "densenet121", "shufflenet_v2_x1_0", "regnet_y_400mf",
-    "googlenet", "inception_v3", "mnasnet1_0",
-]  # fmt: skip
-TIMM = [
-    "resnet50d", "seresnet50", "res2net50_26w_4s", "mobilenetv4_conv_small", "tf_efficientnetv2_b0",
-    "ghostnet_100", "regnety_002", "dla34", "dpn68", "hrnet_w18_small", "cspresnet50", "darknet53",
-    "hgnetv2_b0", "rexnet_100",
-]  # fmt: skip
+OURS = [entry.name for entry in zoo.OURS]
+TORCHVISION = [entry.name for entry in zoo.TORCHVISION]
+# Its own versions of torchvision's networks are left out.
+TIMM = [e.name for e in (*zoo.TIMM, *zoo.COUPLED) if e.name not in TORCHVISION]
+LIMIT = 20  # seconds after which a network is given up
 
 
 @dataclass
@@ -58,10 +54,15 @@ def build(name: str) -> tuple[nn.Module, int]:
         options = aux if name in ("googlenet", "inception_v3") else {}
         model, size = getattr(torchvision.models, name)(num_classes=10, **options), 128
     else:
-        model, size = timm.create_model(name, num_classes=10), 128
+        model, size = timm.create_model(name, num_classes=10), max(128, zoo.find(name).size)
     for _, norm in scaled_norms(model):
         nn.init.uniform_(norm.weight, 0.1, 1)
     return model.eval(), size
+
+
+def stop(*_: Any) -> None:
+    """Give up on a network."""
+    raise TimeoutError(f"not done after {LIMIT} s")
 
 
 def ours(model: nn.Module, x: torch.Tensor) -> nn.Module:
@@ -87,13 +88,16 @@ def measure(
 ) -> None:
     """Prune once, and note the time where it is the fastest so far."""
     given = copy.deepcopy(model)
+    signal.alarm(LIMIT)
     start = time.perf_counter()
     try:
         pruned = engine(given, x)
         seconds = time.perf_counter() - start
+        signal.alarm(0)
         with torch.no_grad():
             pruned.eval()(x)
     except Exception as error:  # whatever an engine may raise is a row of the table
+        signal.alarm(0)
         result.fault = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:60]}"
         return
     result.seconds = min(result.seconds, seconds)
@@ -136,6 +140,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
+    signal.signal(signal.SIGALRM, stop)
     print(
         "| network | ours, s | Torch-Pruning, s | times faster | M params | ours | Torch-Pruning "
         "| G MACs | ours | Torch-Pruning |\n|---|---|---|---|---|---|---|---|---|---|"
