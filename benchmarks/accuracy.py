@@ -66,7 +66,7 @@ def ours(folder: Path, epochs: int, seed: int) -> float:
 
 def main() -> None:
     """Print one line for each seed, and the means."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--per-class", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=10)

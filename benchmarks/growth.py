@@ -16,11 +16,10 @@ from functools import partial
 
 import torch
 import torchvision
+from bare import bare_step
 from torch import nn
-from torch.nn import functional as F
 
 from rni_pl import convert_batchnorm, hardware, models
-from rni_pl.callbacks.sparsity import add_gradient
 from rni_pl.penalties import RNI
 from rni_pl.pruning.cost import macs
 from rni_pl.recipe import Recipe
@@ -37,22 +36,9 @@ class Case:
 
     def step(self) -> Callable[[], None]:
         """A training step."""
-        model = convert_batchnorm(self.build()).train().to(memory_format=torch.channels_last)
-        shape = (self.batch, 3, self.size, self.size)
-        images = torch.randn(shape).to(memory_format=torch.channels_last)
+        images = torch.randn(self.batch, 3, self.size, self.size)
         labels = torch.randint(0, 10, (self.batch,))
-        optimizer, regulariser = Recipe(lr=0.01).optimizer(model), RNI()
-        mixed = hardware.choose_precision("auto", "cpu") == "bf16-mixed"
-
-        def step() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-                loss = F.cross_entropy(model(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            add_gradient(model, regulariser)
-            optimizer.step()
-
-        return step
+        return bare_step(convert_batchnorm(self.build()), Recipe(lr=0.01), RNI(), images, labels)
 
 
 def wide(width: int) -> nn.Module:
@@ -71,7 +57,7 @@ CASES = [
 
 def main() -> None:
     """Print one line for each case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()

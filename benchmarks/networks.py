@@ -163,7 +163,7 @@ def _without_names(reason: str) -> str:
 
 def main() -> None:
     """Measure what has not been measured yet, and print the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("networks.json"))
     parser.add_argument("--most", type=int, help="measure this many networks at most")
     arguments = parser.parse_args()

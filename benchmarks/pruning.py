@@ -135,7 +135,7 @@ def size_of(value: Any, result: Result, unit: float) -> str:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=[*OURS, *TORCHVISION, *TIMM])
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()

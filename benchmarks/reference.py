@@ -42,7 +42,7 @@ def optimizer_of(model: nn.Module, lr: float = 0.1) -> torch.optim.Optimizer:
     sigbn = {id(m.weight) for _, m in scaled_norms(model) if m.bias is None}
     rest = [p for p in model.parameters() if id(p) not in sigbn]
     scales = [p for p in model.parameters() if id(p) in sigbn]
-    groups = [{"params": rest}, {"params": scales, "lr": 10 * lr, "weight_decay": 0}]
+    groups: list[dict] = [{"params": rest}, {"params": scales, "lr": 10 * lr, "weight_decay": 0}]
     return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 

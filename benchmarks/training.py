@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from bare import bare_step
 from omegaconf import DictConfig
 from reference import BATCH, MEAN, STD, random_images
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Job:
 
     def regulariser(self) -> Regulariser:
         """At the paper's values for this network."""
-        return runs.make(self.config().method, "method")
+        return runs.make(self.config().method, "method", Regulariser)
 
     def model(self) -> nn.Module:
         """The network, about to be trained."""
@@ -88,17 +89,11 @@ def run_bare(job: Job, turn: Turn) -> None:
     """(c): the step alone, always on the same batch."""
     cfg, regulariser = job.config(), job.regulariser()
     hardware.keep_freed_memory()
-    mixed = hardware.choose_precision(cfg.trainer.precision, "cpu") == "bf16-mixed"
-    model = job.model().to(memory_format=torch.channels_last)
-    optimizer = Recipe(**config.plain(cfg.optimizer)).optimizer(model)
+    recipe = Recipe(**config.plain(cfg.optimizer))
     images, labels = next(iter(batches(BATCH)))
+    step = bare_step(job.model(), recipe, regulariser, images, labels, cfg.trainer.precision)
     while True:
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = F.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        add_gradient(model, regulariser)
-        optimizer.step()
+        step()
         turn.step()
 
 
@@ -211,7 +206,7 @@ def middle_ratio(slow: list[float], fast: list[float]) -> float:
 
 def main() -> None:
     """Print one line for each network and method."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--archs", nargs="+", default=["resnet56", "vgg16"])
     parser.add_argument("--methods", nargs="+", default=["rni", "l1", "ucs"])
     parser.add_argument("--rounds", type=int, default=5)

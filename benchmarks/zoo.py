@@ -48,8 +48,8 @@ def randomise(model: nn.Module) -> nn.Module:
         nn.init.normal_(norm.weight)
         if norm.bias is not None:
             nn.init.normal_(norm.bias)
-        norm.running_mean.normal_()  # type: ignore[union-attr,operator]
-        norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr,operator]
+        norm.running_mean.normal_()  # type: ignore[union-attr]
+        norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
     return model
 
 

@@ -53,8 +53,7 @@ RUN_FILES = (
     "before_finetuning.json",
     "failure.json",
     "events.out.*",
-    "checkpoints/*.ckpt",
-    "checkpoints/.*.tmp",
+    "checkpoints/*.ckpt",  # one that was being written when the run was killed included
 )
 
 # Values of the data configuration that concern one run alone.

@@ -21,11 +21,12 @@ from rni_pl.data.order import SharedBatches
 from rni_pl.errors import ConfigError, DataError, LaunchError
 from rni_pl.norm import SigmoidBatchNorm2d
 
-# A batch that two processes cannot share equally; no chance, no half precision. Training from
-# scratch multiplies any rounding error some ten times a step at the usual learning rate, in
-# float64 too: at this one what is measured is the arithmetic, and not chaos.
+# A batch that two processes cannot share equally; no chance, no half precision. The network is
+# shallow and smooth: a deep one multiplies rounding errors some ten times a step, in float64 too,
+# and then chaos is measured instead of arithmetic.
+NET = ("arch=custom", "arch._target_=ranks.shallow_net")
 STEPS = (
-    "data=digits", "data.batch_size=31", "data.padding=0", "data.flip=false", "optimizer.lr=0.0005",
+    "data=digits", "data.batch_size=31", "data.padding=0", "data.flip=false",
     "trainer=ddp_cpu", "trainer.sync_batchnorm=true", "trainer.precision=32-true",
     "trainer.max_epochs=1", "trainer.enable_model_summary=false", "trainer.limit_train_batches=20",
 )  # fmt: skip
@@ -39,7 +40,8 @@ def summary(run_dir: Path) -> dict:
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started by torchrun, as on several machines: losses, masks, networks and summaries."""
-    train, prune = ("arch=resnet20", *STEPS), (*STEPS, "prune.recalibrate=1", "prune.absorb=true")
+    train = (*NET, *STEPS)
+    prune = (*STEPS, "prune.recalibrate=1", "prune.absorb=true", "allow=[ranks.shallow_net]")
     done = run_python(
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
         str(ROOT / "tests" / "watched.py"), str(tmp_path),
@@ -63,14 +65,16 @@ def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(found["losses"]) == 40
     differences = [abs(a - b) for a, b in zip(found["losses"], notes[0]["losses"], strict=True)]
     print("largest difference of losses:", max(differences[:20]), max(differences[20:]))
-    assert max(differences) < 1e-5
+    assert max(differences[:20]) < 1e-5
+    assert max(differences) < 1e-4
+    assert found["losses"][19] < 0.9 * found["losses"][0]
     assert found["kept"] == notes[0]["kept"]
     for run in ("one", "one_half"):
         one, two = summary(tmp_path / run), summary(tmp_path / run.replace("one", "two"))
         assert {key for key in one if one[key] != two[key]} <= TIMES
-    net = rni_pl.load_model(tmp_path / "two_half")
-    assert type(net.bn1) is SigmoidBatchNorm2d
-    assert "forward" not in vars(net.bn1)
+    assert summary(tmp_path / "one")["test_acc"] > 0.2
+    net = rni_pl.load_model(tmp_path / "two_half", allow=["ranks.shallow_net"])
+    assert type(net[1]) is SigmoidBatchNorm2d
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def assert_same_end(run_dir: Path, other: Path, killed: bool = False) -> None:
         assert all(set(points) <= set(expected[tag]) for tag, points in found.items())
     else:
         assert found == expected
-    assert not list(run_dir.rglob(".*.tmp"))
+    assert not list(run_dir.rglob(".*.tmp*"))
 
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -406,7 +406,7 @@ def test_a_disk_that_fills_up(work: Path, small_disk: Path, stage: str) -> None:
     assert line.startswith("error: ")
     assert "No space left on device" in line
     assert line.endswith(f"go on with resume={run_dir}")
-    assert not list(run_dir.rglob(".*.tmp"))
+    assert not list(run_dir.rglob(".*.tmp*"))
     (small_disk / "filler").unlink()
     epoch = contents(run_dir)["epoch"]
     status, out = finish(work, stage, f"resume={run_dir}", f"trainer.max_epochs={epoch + 3}", ALLOW)
