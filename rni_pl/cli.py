@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rni_pl import config as configuration
 from rni_pl import sharing
 from rni_pl.errors import ConfigError, Interrupted, RniError, StorageError, first_line
-from rni_pl.interruption import handled_by, stop
+from rni_pl.interruption import behind, handled_by, stop
 
 # What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
 EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
@@ -116,10 +116,13 @@ def _run(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | 
         configuration.remember(config, name, HydraConfig.get().overrides.task)
         configuration.check(config)
         return _job(name, config, run_dir, sweeps)
-    except StorageError as error:
-        raise StorageError(f"{error}; {_way_on(config, run_dir)}") from error
-    except Interrupted:
-        print(f"interrupted; {_way_on(config, run_dir)}", file=sys.stderr)
+    except (Interrupted, Exception) as error:
+        interrupted = behind(error)
+        if interrupted:
+            print(f"interrupted; {_way_on(config, run_dir)}", file=sys.stderr)
+            raise interrupted from error
+        if isinstance(error, StorageError):
+            raise StorageError(f"{error}; {_way_on(config, run_dir)}") from error
         raise
     finally:
         _remove_empty(run_dir)  # after a mistake, or where another directory or rank wrote

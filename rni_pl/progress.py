@@ -37,7 +37,7 @@ def busy(what: str) -> Iterator[Callable[[str], None]]:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(what)
-        yield lambda new: progress.update(task, description=new)
+        yield lambda new: progress.update(task, description=new, refresh=True)
 
 
 @contextmanager

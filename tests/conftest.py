@@ -119,3 +119,13 @@ def damages(whole: bytes, count: int) -> Iterator[bytes]:
         place = places.randrange(len(whole))
         other = bytes([whole[place] ^ places.randrange(1, 256)])
         yield whole[:place] if number % 2 else whole[:place] + other + whole[place + 1 :]
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with a network in `dense` that draws random numbers as it trains."""
+    from children import SHORT_RUN, finish
+
+    folder = tmp_path_factory.mktemp("work")
+    assert finish(folder, "train", *SHORT_RUN, "hydra.run.dir=dense")[0] == 0
+    return folder

@@ -78,7 +78,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import SHORT, run_command
-from test_docs import make_images
+from reader import make_images
 from rni_pl.report.__main__ import main as report
 
 make_images(Path("FOLDER"))

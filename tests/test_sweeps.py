@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, SHORT, run_command, run_python
-from test_commands import interrupt_after_an_epoch
+from test_resume import interrupt_after_an_epoch
 
 from rni_pl import runs
 from rni_pl.cli import _portable

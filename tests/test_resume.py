@@ -1,0 +1,138 @@
+"""Going on with a run from its directory, which nobody has to trust."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import SHORT
+from test_commands import summary
+
+
+@pytest.mark.parametrize("stage", ["train", "prune"])
+def test_resume_adds_the_missing_epochs(
+    command: Callable, trained: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = (f"checkpoint={trained}",) if stage == "prune" else ("arch=resnet20", "data=digits")
+    common = (*SHORT[1:], "trainer.max_epochs=4")
+    assert command(stage, *start, *common, "hydra.run.dir=whole").status == 0
+    with monkeypatch.context() as patch:
+        interrupt_after_an_epoch(patch, epochs=3)
+        assert "interrupted" in command(stage, *start, *common, "hydra.run.dir=parts").err
+    assert not Path("parts/summary.json").exists()
+    Path("parts").rename("moved")
+    finished = command(stage, "resume=moved")
+    assert finished.status == 0, finished.err
+    assert not Path("runs").exists()
+    parts, whole = summary(Path("moved")), summary(Path("whole"))
+    differ = {key for key in whole if parts[key] != whole[key]}
+    assert differ <= {"seconds", "images_per_second"}
+
+
+def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch, epochs: int = 1) -> None:
+    """Leave the run as it is on disk after its first epochs."""
+    from rni_pl import runs
+    from rni_pl.errors import RniError
+
+    fit = runs.fit
+
+    def fit_once(trainer, *arguments):
+        from pytorch_lightning.callbacks import LambdaCallback
+
+        def stop(*_):
+            if trainer.current_epoch == epochs:
+                raise RniError("interrupted")
+
+        trainer.callbacks.append(LambdaCallback(on_train_epoch_start=stop))
+        fit(trainer, *arguments)
+
+    monkeypatch.setattr(runs, "fit", fit_once)
+
+
+MAKES_A_FOLDER = "{_target_: os.mkdir, path: proof}"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "method._target_=os.mkdir",
+        "arch._target_=os.mkdir",
+        f"arch={MAKES_A_FOLDER}",
+        f"+data.extra={MAKES_A_FOLDER}",
+        f"data.mean={MAKES_A_FOLDER}",
+        f"++trainer.callbacks=[{MAKES_A_FOLDER}]",
+        "data=../../elsewhere",
+        "+method@data=rni",
+        "data.source._target_=rni_pl.runs.instantiate",
+    ],
+)
+def test_resume_trusts_no_code_from_the_run_directory(
+    command: Callable, trained: Path, override: str
+) -> None:
+    import shutil
+
+    shutil.copytree(trained, "copy")
+    file = Path("copy/config.yaml")
+    config = yaml.safe_load(file.read_text())
+    config["overrides"] += [override, "allow=[os.mkdir]"]
+    config["allow"] = ["os.mkdir"]
+    for group in ("method", "data", "arch", "trainer"):  # what is resolved there is not even read
+        config[group]["_target_"] = "os.mkdir"
+    file.write_text(yaml.safe_dump(config))
+    finished = command("train", "resume=copy")
+    assert finished.status == 2
+    assert "not trusted" in finished.err or "is not of rni_pl.models" in finished.err
+    assert not Path("proof").exists()
+
+
+def test_resumed_pruning_allows_no_network_by_itself(command: Callable, pruned: Path) -> None:
+    import shutil
+
+    shutil.copytree(pruned, "copy")
+    file = Path("copy/config.yaml")
+    config = yaml.safe_load(file.read_text())
+    config["allow"] = ["os.mkdir"]
+    config["overrides"].append("allow=[os.mkdir]")
+    file.write_text(yaml.safe_dump(config))
+    last = Path("copy/checkpoints/last.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": "os.mkdir", "path": "proof"}
+    torch.save(checkpoint, last)
+    assert "is not of rni_pl.models" in command("prune", "resume=copy").err
+    assert not Path("proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("truncated", "last.ckpt"),
+        ("yaml", "no sound config.yaml"),
+        ("binary", "no sound config.yaml"),
+        ("other command", "no run of train.py"),
+        ("value", "seed"),
+    ],
+)
+def test_damaged_runs_do_not_resume(
+    command: Callable, trained: Path, damage: str, words: str
+) -> None:
+    import shutil
+
+    shutil.copytree(trained, "copy")
+    file = Path("copy/config.yaml")
+    text = file.read_text()
+    if damage == "truncated":
+        for checkpoint in Path("copy/checkpoints").iterdir():
+            checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    elif damage == "yaml":
+        file.write_text("a: [")
+    elif damage == "binary":
+        file.write_bytes(b"\xff\xfe\x00")
+    elif damage == "other command":
+        file.write_text(text.replace("command: train", "command: prune"))
+    elif damage == "value":
+        file.write_text(text.replace("- arch=resnet20", "- arch=resnet20\n- seed=abc"))
+    finished = command("train", "resume=copy")
+    assert finished.status == 2
+    assert len(finished.err.strip().splitlines()) == 1, finished.err
+    assert words in finished.err
