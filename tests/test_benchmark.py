@@ -95,6 +95,7 @@ def test_compiled_engine_runs_the_network() -> None:
     assert torch.allclose(result, model(images), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_command_on_a_pruned_run(command: Callable, pruned: Path) -> None:
     finished = command(
         "benchmark", f"checkpoint={pruned}", "engines=[eager,onnx]", *QUICK, "json=speed.json"

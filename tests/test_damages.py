@@ -251,20 +251,6 @@ def test_divergence_keeps_the_last_good_checkpoint(
     assert not Path("run/summary.json").exists()
 
 
-def test_weights_that_a_run_started_from_are_not_read_again(
-    command: Callable, interrupt: Callable, tmp_path: Path
-) -> None:
-    from rni_pl import models
-
-    torch.save(models.resnet20(10).state_dict(), tmp_path / "start.pt")
-    settings = ("arch=resnet20", "method=l1", "init=start.pt", *SHORT_RUN[3:])
-    interrupt(2)
-    assert command("train", *settings, "hydra.run.dir=run").status == 130
-    interrupt(-1)
-    (tmp_path / "start.pt").unlink()
-    assert command("train", "resume=run").status == 0
-
-
 def test_a_run_directory_fetches_no_weights(command: Callable, work: Path) -> None:
     """What `arch.weights` and its like in a foreign `config.yaml` would do without a checkpoint."""
     Path("run").mkdir()

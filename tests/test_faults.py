@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from children import SHORT_RUN, finish, start
 from conftest import ROOT, SHORT
 from omegaconf.errors import OmegaConfBaseException
@@ -200,3 +201,17 @@ def test_batches_of_an_interrupted_epoch() -> None:
     assert labels(resumed, 2) == labels(whole, 2)
     assert labels(resumed, 3) == labels(whole, 3)[8:]
     assert labels(resumed, 4) == labels(whole, 4)
+
+
+def test_weights_that_a_run_started_from_are_not_read_again(
+    command: Callable, interrupt: Callable, tmp_path: Path
+) -> None:
+    from rni_pl import models
+
+    torch.save(models.resnet20(10).state_dict(), tmp_path / "start.pt")
+    settings = ("arch=resnet20", "method=l1", "init=start.pt", *SHORT_RUN[3:])
+    interrupt(2)
+    assert command("train", *settings, "hydra.run.dir=run").status == 130
+    interrupt(-1)
+    (tmp_path / "start.pt").unlink()
+    assert command("train", "resume=run").status == 0
