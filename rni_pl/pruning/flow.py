@@ -6,14 +6,21 @@ split at a fixed size, a view with a baked-in width, a decision by the number of
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from rni_pl.pruning import kinds, ops
-from rni_pl.pruning.numbering import LayerChannels, Ties, Unknown, fixed, numbers_in
+from rni_pl.pruning.numbering import (
+    LayerChannels,
+    Ties,
+    Unknown,
+    fixed,
+    map_layers,
+    numbers_in,
+)
 from rni_pl.pruning.tracing import Traced
 
 # What an operation may raise on tensors that it does not fit.
@@ -30,6 +37,8 @@ class Flow:
 
     def __init__(self, traced: Traced) -> None:
         self.modules, self.graph, self.shapes = traced.modules, traced.graph, traced.shapes
+        called = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
+        self.known = {name for name in called if kinds.is_known(self.modules[name])}
         self.ties = Ties()
         self.layers: dict[str, LayerChannels] = {}
         self.scaled: list[str] = []
@@ -41,7 +50,8 @@ class Flow:
         self._keep: Tensor | None = None  # per channel number; None while numbering
         self._results: dict[fx.Node, Any] = {}
         self._calls: dict[fx.Node, LayerChannels] = {}
-        self._pairs: dict[fx.Node, list[Tensor]] = defaultdict(list)
+        self._kept_calls: dict[fx.Node, LayerChannels] = {}  # of the present replay
+        self._pairs: dict[fx.Node, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.opaque: dict[fx.Node, str] = {}  # operations that are not understood, and why not
         self._locked: set[str] = set()
 
@@ -58,6 +68,7 @@ class Flow:
         """Run on the units kept; the units of the first operation that does not fit, and why."""
         assert self.unit_of is not None
         self._keep = keep[self.unit_of]
+        self._kept_calls = map_layers(self._calls, self._kept)
         try:
             self._run(self._check)
         except Unfit as unfit:
@@ -144,16 +155,17 @@ class Flow:
     def tie(self, a: Tensor, b: Tensor | None, coupled: bool = False) -> None:
         """Let the channels of two vectors go only together, entry by entry."""
         assert b is not None
-        codes = torch.unique(a.abs().flatten() * BASE + b.abs().flatten())
+        a, b = a.abs().flatten(), b.abs().flatten()
         if self._keep is not None:
-            if not torch.isin(codes, torch.cat(self._pairs[self.node])).all():
-                raise Unfit("would meet other channels than before")
+            self._check_meeting(a, b)
             return
-        self._pairs[self.node].append(codes)
-        pairs = torch.stack([codes // BASE, codes % BASE])
-        with_fixed = (pairs == 0).any(0)
-        self.pin(pairs[:, with_fixed], f"meets fixed channels in {self.place_name}")
-        pairs = pairs[:, ~with_fixed & (pairs[0] != pairs[1])]
+        self._pairs[self.node].append((a, b))
+        pairs, free = torch.stack([a, b]), a != b
+        with_fixed = a * b == 0
+        if bool(with_fixed.any()):
+            self.pin(pairs[:, with_fixed], f"meets fixed channels in {self.place_name}")
+            free &= ~with_fixed
+        pairs = pairs[:, free]
         self.ties.tie(pairs)
         if coupled:
             self.coupled.append((pairs[0], self.place_name))
@@ -198,16 +210,31 @@ class Flow:
         self, inputs: Tensor | None = None, outputs: Tensor | None = None
     ) -> LayerChannels:
         """The present call's channels that are kept, where it would read and pass just those."""
-        call = self._calls[self.node]
-        kept = LayerChannels(self._kept(call.inputs), self._kept(call.outputs))
+        kept = self._kept_calls[self.node]
         for expected, found in ((kept.inputs, inputs), (kept.outputs, outputs)):
             if found is not None and not torch.equal(expected, found.abs()):  # type: ignore[arg-type]
                 raise Unfit("would read other channels than before")
         return kept
 
-    def _kept(self, numbers: Any) -> Any:
+    def _check_meeting(self, a: Tensor, b: Tensor) -> None:
+        """Raise where these channels did not meet before, entry by entry."""
         assert self._keep is not None
-        return None if numbers is None else numbers[self._keep[numbers]]
+        before = self._pairs[self.node]
+        for one, other in before:
+            kept = self._keep[one]
+            if torch.equal(one[kept], a) and torch.equal(other[kept], b):
+                return  # nearly always: the same, in the same order
+        known = torch.cat([one * BASE + other for one, other in before])
+        if not torch.isin(a * BASE + b, known).all():
+            raise Unfit("would meet other channels than before")
+
+    def _kept(self, numbers: Tensor, lengths: list[int]) -> Sequence[Tensor]:
+        """Pieces of the given lengths, each without the channels that are removed."""
+        assert self._keep is not None
+        kept = self._keep[numbers]
+        ends = torch.tensor(lengths).cumsum(0) - 1
+        counts = kept.cumsum(0)[ends].diff(prepend=torch.zeros(1, dtype=torch.long))
+        return numbers[kept].split(counts.tolist())
 
     def _culprits(self, keep: Tensor) -> Tensor:
         """Units that the present node reads, some of them removed; or every removed unit."""

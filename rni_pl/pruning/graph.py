@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from rni_pl.errors import PruningError
 from rni_pl.pruning import flow, surgery, tracing
-from rni_pl.pruning.numbering import LayerChannels
+from rni_pl.pruning.numbering import LayerChannels, map_layers
 
 
 @dataclass
@@ -124,9 +124,9 @@ def _trace_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> tracing.Tra
 def _unreached(traced: tracing.Traced) -> bool:
     """Whether some layer with parameters is not part of the traced graph."""
     called = traced.layers
-    above = {name[:i] for name in called for i, c in enumerate(name) if c == "."}
+    seen = called | {name[:i] for name in called for i, c in enumerate(name) if c == "."}
     for name, module in traced.modules.items():
-        if module._parameters and name not in called | above:
+        if module._parameters and name not in seen:
             ancestors = (name[:i] for i, c in enumerate(name) if c == ".")
             if called.isdisjoint(ancestors):
                 return True
@@ -138,12 +138,9 @@ def _resolve(channel_flow: "flow.Flow", complete: bool) -> ChannelGraph:
     roots = channel_flow.ties.roots()
     unit_of_root, compact = torch.unique(roots, return_inverse=True)  # root 0 stays unit 0
     channel_flow.unit_of = compact
-    layers = {
-        name: LayerChannels(
-            None if record.inputs is None else compact[record.inputs], compact[record.outputs]
-        )
-        for name, record in channel_flow.layers.items()
-    }
+    layers = map_layers(
+        channel_flow.layers, lambda numbers, lengths: compact[numbers].split(lengths)
+    )
     return ChannelGraph(
         layers=layers,
         scaled=[name for name in channel_flow.scaled if name in layers],
@@ -160,5 +157,5 @@ def _by_unit(noted: list[tuple[Tensor, str]], unit_of: Tensor) -> dict[int, str]
     """What was noted first about each unit."""
     found: dict[int, str] = {}
     for numbers, why in reversed(noted):
-        found.update(dict.fromkeys(unit_of[numbers].unique().tolist(), why))
+        found.update(dict.fromkeys(unit_of[numbers].tolist(), why))
     return found

@@ -50,7 +50,7 @@ def call_layer(flow: "Flow", layer: nn.Module, args: tuple, kwargs: dict) -> Any
     x = args[0] if args else next(iter(kwargs.values()))
     if kinds.has_hooks(layer):
         raise Unknown("has a forward hook")
-    if isinstance(layer, kinds.WITH_CHANNELS) and kinds.is_known(layer):
+    if str(flow.node.target) in flow.known:
         return layer_with_channels(flow, layer, x)
     if isinstance(layer, kinds.CONSTANT_PADS):
         return constant_pad(flow, layer, x)
@@ -153,7 +153,8 @@ def tie_groups(flow: "Flow", layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) 
         flow.tie(by_group[:1].expand_as(by_group), by_group)
         flow.tie(by_group_out[:1].expand_as(by_group_out), by_group_out)
         return outputs
-    flow.tie(by_group[:, :1].expand_as(by_group), by_group)
+    if by_group.size(1) > 1:
+        flow.tie(by_group[:, :1].expand_as(by_group), by_group)
     flow.tie(by_group[:, :1].expand_as(by_group_out), by_group_out)
     # Where all that a group reads has been scaled and it adds no bias, its outputs are too.
     scaled = (by_group > 0).all(1, keepdim=True) & (layer.bias is None)

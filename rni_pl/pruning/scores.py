@@ -43,9 +43,9 @@ def channel_scores(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
         name: norm.scale(model.get_submodule(name)).detach().abs().double().cpu()  # type: ignore[arg-type]
         for name in names
     }
-    for name, values in scores.items():
-        if not bool(torch.isfinite(values).all()):
-            raise PruningError(f"the scales of {name} are not finite: the network has diverged")
+    if scores and not bool(torch.isfinite(torch.cat(list(scores.values()))).all()):
+        name = next(name for name, values in scores.items() if not torch.isfinite(values).all())
+        raise PruningError(f"the scales of {name} are not finite: the network has diverged")
     return scores
 
 
@@ -58,10 +58,12 @@ def candidates(graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor
     channels = torch.zeros(graph.size, dtype=torch.long)
     group = torch.zeros(graph.size, dtype=torch.long)
     layers: list[tuple[str, ...]] = [()]  # of each group that was met on the way
-    for name, values in scores.items():
-        units = graph.layers[name].outputs
-        total.index_add_(0, units, values)
+    if scores:
+        units = torch.cat([graph.layers[name].outputs for name in scores])
+        total.index_add_(0, units, torch.cat(list(scores.values())))
         channels.index_add_(0, units, torch.ones_like(units))
+    for name in scores:
+        units = graph.layers[name].outputs
         before, place = group[units].unique(return_inverse=True)
         group[units] = len(layers) + place
         layers += [(*layers[g], name) for g in before.tolist()]

@@ -3,18 +3,21 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rni_pl.errors import PruningError
-from rni_pl.pruning.numbering import LayerChannels
+from rni_pl.pruning.numbering import LayerChannels, map_layers
 
 # Sizes of a network's changed layers: layer name -> attribute (as the module calls it) -> value.
 # Plain numbers and lists, so that it can travel in a checkpoint.
 Structure = dict[str, dict[str, Any]]
 
+
+ATOMS = {type(None), bool, int, float, str}  # what a copy may share
 
 # What may be in a structure: the sizes of each kind of layer that channels can be removed from.
 SIZES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -49,21 +52,19 @@ def remove(model: nn.Module, layers: Mapping[str, LayerChannels], keep: Tensor) 
     copied: dict[int, Any] = {}
     changed: Structure = {}
     modules = dict(model.named_modules())
-    for name, layer in layers.items():
-        rows = keep[layer.outputs]
-        if bool(rows.all()) and (layer.inputs is None or bool(keep[layer.inputs].all())):
+    masks = map_layers(layers, lambda units, lengths: keep[units].split(lengths))
+    for name, mask in masks.items():
+        if bool(mask.outputs.all()) and (mask.inputs is None or bool(mask.inputs.all())):
             continue
         module = modules[name]
-        changed[name] = sizes(module, layer, keep)
-        columns = None if layer.inputs is None else _input_mask(module, layer, keep)
-        kept = [None if mask is None else mask.nonzero().flatten() for mask in (rows, columns)]
+        cut = Cut.of(module, mask)
+        changed[name] = cut.sizes
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
-                copied[id(tensor)] = _sliced(tensor, *kept)
+                copied[id(tensor)] = _sliced(tensor, cut)
     smaller = _copy(model, modules.values(), copied)
-    modules = dict(smaller.named_modules())
     for name, values in changed.items():
-        _set_sizes(modules[name], values)
+        _set_sizes(copied[id(modules[name])], values)
     return smaller
 
 
@@ -83,11 +84,18 @@ def _copy(model: nn.Module, modules: Iterable[nn.Module], copied: dict[int, Any]
     copied.update({id(module): twin for module, twin in twins.items()})
     for module, twin in twins.items():
         state = vars(twin)
-        for key, value in vars(module).items():
-            if type(value) in (dict, OrderedDict, set) and not value:  # tables of hooks, a dozen
-                state[key] = type(value)()
-            elif value is None or type(value) in (bool, int, float, str):
-                state[key] = value
+        state.update(vars(module))
+        for key, value in state.items():
+            kind = type(value)
+            if kind in ATOMS or (kind is tuple and all(type(v) in ATOMS for v in value)):
+                continue
+            if kind in (dict, OrderedDict, set) and not value:  # tables of hooks, a dozen
+                state[key] = kind()
+            elif key in ("_parameters", "_buffers", "_modules"):
+                state[key] = {
+                    k: copied[id(v)] if id(v) in copied else copy.deepcopy(v, copied)
+                    for k, v in value.items()
+                }
             else:
                 state[key] = copy.deepcopy(value, copied)
     return copy.deepcopy(model, copied)
@@ -139,24 +147,37 @@ def _check_sizes(name: str, module: nn.Module, values: Any) -> None:
             raise PruningError(f"layer {name!r} cannot have {key}={value!r}")
 
 
-def sizes(module: nn.Module, layer: LayerChannels, keep: Tensor) -> dict[str, Any]:
-    """The size attributes of `module` once its channels are removed."""
-    outputs = int(keep[layer.outputs].sum())
-    if isinstance(module, nn.Conv2d):
-        assert layer.inputs is not None
-        groups = len(_groups_kept(module, layer, keep)) if module.groups > 1 else 1
-        return {
-            "in_channels": int(keep[layer.inputs].sum()),
-            "out_channels": outputs,
-            "groups": groups,
-        }
-    if isinstance(module, nn.Linear):
-        assert layer.inputs is not None
-        return {"in_features": int(keep[layer.inputs].sum()), "out_features": outputs}
+@dataclass
+class Cut:
+    """What a layer keeps of its weight, by row and (one group's) column, and its sizes then."""
+
+    rows: Tensor
+    columns: Tensor | None
+    sizes: dict[str, Any]
+
+    @classmethod
+    def of(cls, module: nn.Module, mask: LayerChannels) -> "Cut":
+        """`mask` has bools in place of channel numbers."""
+        rows = mask.outputs.nonzero().flatten()
+        if mask.inputs is None:
+            return cls(rows, None, _sizes_without_inputs(module, mask.outputs, len(rows)))
+        columns = mask.inputs.nonzero().flatten()
+        if isinstance(module, nn.Linear):
+            return cls(rows, columns, {"in_features": len(columns), "out_features": len(rows)})
+        assert isinstance(module, nn.Conv2d)
+        sizes = {"in_channels": len(columns), "out_channels": len(rows), "groups": 1}
+        if module.groups > 1:
+            alive = _groups_kept(module, mask)
+            sizes["groups"] = len(alive)
+            columns = mask.inputs.view(module.groups, -1)[alive[0]].nonzero().flatten()
+        return cls(rows, columns, sizes)
+
+
+def _sizes_without_inputs(module: nn.Module, mask: Tensor, outputs: int) -> dict[str, Any]:
     if isinstance(module, nn.PReLU):
         return {"num_parameters": outputs}
     if isinstance(module, nn.ConstantPad3d):
-        front = int(keep[layer.outputs[: module.padding[4]]].sum())
+        front = int(mask[: module.padding[4]].sum())
         return {"padding": [*module.padding[:4], front, outputs - front]}
     return {"num_features": outputs}
 
@@ -166,37 +187,28 @@ def _set_sizes(module: nn.Module, values: dict[str, Any]) -> None:
         setattr(module, key, tuple(value) if isinstance(value, list | tuple) else value)
 
 
-def _sliced(tensor: Tensor, rows: Tensor | None, columns: Tensor | None) -> Tensor:
+def _sliced(tensor: Tensor, cut: Cut) -> Tensor:
     """What remains of a parameter or buffer; scalars (the batch counter) stay."""
     data = tensor.detach()
     if data.ndim == 0:
         return data.clone()
-    for dim, kept in enumerate((rows, columns)):
-        if kept is not None and dim < data.ndim:
-            data = data.index_select(dim, kept.to(data.device))
+    data = data.index_select(0, cut.rows.to(data.device))
+    if data.ndim > 1 and cut.columns is not None:
+        data = data.index_select(1, cut.columns.to(data.device))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data
 
 
-def _input_mask(module: nn.Module, layer: LayerChannels, keep: Tensor) -> Tensor:
-    """Mask over dimension 1 of the weight: the input channels of one group."""
-    assert layer.inputs is not None
-    mask = keep[layer.inputs]
-    if not isinstance(module, nn.Conv2d) or module.groups == 1:
-        return mask
-    return mask.view(module.groups, -1)[_groups_kept(module, layer, keep)[0]]
-
-
-def _groups_kept(module: nn.Conv2d, layer: LayerChannels, keep: Tensor) -> list[int]:
-    """Groups that keep channels, all of them alike."""
-    assert layer.inputs is not None
-    ins, outs = (keep[units].view(module.groups, -1) for units in (layer.inputs, layer.outputs))
+def _groups_kept(module: nn.Conv2d, mask: LayerChannels) -> Tensor:
+    """Numbers of the groups that keep channels, all of them alike."""
+    assert mask.inputs is not None
+    ins, outs = mask.inputs.view(module.groups, -1), mask.outputs.view(module.groups, -1)
     alive = ins.any(1).nonzero().flatten()
     same = (ins[alive] == ins[alive[:1]]).all() and len(outs[alive].sum(1).unique()) == 1
     if not same or not torch.equal(outs.any(1), ins.any(1)):
         raise PruningError("the groups of a grouped convolution would differ in width")
-    return alive.tolist()
+    return alive
 
 
 def _shape(module: nn.Module, key: str, tensor: Tensor) -> list[int]:

@@ -129,7 +129,7 @@ class Tracer(fx.Tracer):
             value = getattr(self._modules[owner], name)
             return _to_meta(value) if self.meta else value
         if self.meta and node.op != "call_module":
-            known = _elementwise(kinds.name_of(node), args, kwargs)
+            known = _by_definition(kinds.name_of(node), args, kwargs)
             if known is not None:
                 return known
         if node.op == "call_method":
@@ -138,11 +138,6 @@ class Tracer(fx.Tracer):
             return node.target(*args, **kwargs)  # type: ignore[operator]
         layer = self._modules[str(node.target)]
         return _on_meta(layer, args, kwargs) if self.meta else layer(*args, **kwargs)
-
-    def _reads(self, node: fx.Node, args: tuple) -> bool:
-        """Whether an operation's result depends on what activations hold, not on their sizes."""
-        inspects = bool(tensors_in(args)) and kinds.name_of(node) not in kinds.QUERIES
-        return inspects or not self._read.isdisjoint(node.all_input_nodes)
 
     def _argument(self, name: str, *default: Any) -> Any:
         """The next example input, or what an argument that is left out is."""
@@ -167,9 +162,24 @@ class Tracer(fx.Tracer):
 
         A module that is none of the network's (``self.features[:3]``) is looked into.
         """
-        if not self._notes or m not in self.submodule_paths:  # type: ignore[operator]
+        name = self.submodule_paths.get(m) if self._notes else None  # type: ignore[union-attr]
+        if name is None:
             return forward(*args, **kwargs)
+        if type(m) is nn.Identity and not kinds.has_hooks(m) and len(args) == 1 and not kwargs:
+            return args[0]  # no operation
+        if self.is_leaf_module(m, name):
+            return self.create_proxy("call_module", name, args, kwargs)
         return super().call_module(m, forward, args, kwargs)
+
+    def create_arg(self, a: Any) -> Any:
+        """An argument as the graph holds it: the usual kinds here, faster, all others by fx."""
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if a is None or type(a) in (int, float, bool, str):
+            return a
+        if type(a) in (tuple, list):
+            return type(a)(map(self.create_arg, a))
+        return super().create_arg(a) if a != {} else a
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict) -> Any:
         """A parameter or buffer that the code reads (fx itself would search all of them)."""
@@ -220,18 +230,30 @@ def _to_meta(values: Any) -> Any:
     return map_tensors(values, lambda tensor: tensor.detach().to("meta"))
 
 
-def _elementwise(name: str, args: tuple, kwargs: dict) -> Tensor | None:
-    """What a common elementwise function makes of meta tensors; None: not for certain."""
-    if args and name in kinds.ACTIVATIONS and _is_float(args[0]):
+def _by_definition(name: str, args: tuple, kwargs: dict) -> Tensor | None:
+    """What a common function makes of meta tensors, sooner than torch tells; None: ask torch."""
+    if not args or not _is_float(args[0]):
+        return None
+    if name in kinds.ACTIVATIONS:
         return args[0]
+    if name in kinds.REDUCTIONS:
+        return _reduced(*args, **kwargs)
     if len(args) != 2 or kwargs or name not in kinds.ARITHMETIC:
         return None
     a, b = args
-    if _is_float(a) and (isinstance(b, int | float) or (_is_float(b) and a.shape == b.shape)):
+    if isinstance(b, int | float) or (_is_float(b) and a.shape == b.shape):
         return a
-    if _is_float(a) and _is_float(b):
-        return a.new_empty(torch.broadcast_shapes(a.shape, b.shape))
-    return None
+    return a.new_empty(torch.broadcast_shapes(a.shape, b.shape)) if _is_float(b) else None
+
+
+def _reduced(x: Tensor, dim: Any = None, keepdim: bool = False, **others: Any) -> Tensor | None:
+    """A mean or sum over given dimensions."""
+    dims = (dim,) if isinstance(dim, int) else dim
+    if others or not dims or not all(-x.ndim <= d < x.ndim for d in dims):
+        return None
+    gone = {d % x.ndim for d in dims}
+    kept = [(d, 1 if d in gone else size) for d, size in enumerate(x.shape)]
+    return x.new_empty([size for d, size in kept if keepdim or d not in gone])
 
 
 def _is_float(value: Any) -> bool:
@@ -246,6 +268,8 @@ def _on_meta(layer: nn.Module, args: tuple, kwargs: dict) -> Any:
             return x
         if type(layer) is nn.Conv2d and (size := _size_after(layer, x.shape)):
             return x.new_empty(len(x), layer.out_channels, *size)
+        if type(layer) is nn.Linear and x.shape[-1] == layer.in_features:
+            return x.new_empty(*x.shape[:-1], layer.out_features)
     tensors = dict(layer.named_parameters()) | dict(layer.named_buffers())
     if not tensors:
         return layer(*args, **kwargs)
