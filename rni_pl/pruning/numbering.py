@@ -81,9 +81,9 @@ class Ties:
 def channels(x: Tensor, dim: int) -> Tensor:
     """The channel numbers along `dim`, where they are the same along every other dimension."""
     dim %= x.ndim
-    vector, along = getattr(x, "placed", (None, dim))
-    if vector is not None and along == dim:
-        return vector
+    placed = getattr(x, "placed", None)
+    if placed is not None and placed[1] == dim:
+        return placed[0]
     if all(constant_along(x, d) for d in range(x.ndim) if d != dim):
         return x[tuple(slice(None) if d == dim else 0 for d in range(x.ndim))]
     raise Unknown("mixes channels with positions")
@@ -98,6 +98,14 @@ def place(vector: Tensor, shape: Sequence[int], dim: int) -> Tensor:
     x = vector.view(view).expand(shape)
     x.placed = vector, dim % len(shape)  # type: ignore[attr-defined]  # `channels` need not look
     return x
+
+
+def placed_alike(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The two vectors of as many channels that `place` put along the same dimension."""
+    one, other = getattr(a, "placed", None), getattr(b, "placed", None)
+    if one is None or other is None or a.ndim != b.ndim or one[1] != other[1]:
+        return None
+    return (one[0], other[0]) if len(one[0]) == len(other[0]) else None
 
 
 def fixed(shapes: Any) -> Any:
@@ -158,6 +166,8 @@ def map_tensors(value: Any, function: Callable[[Tensor], Any]) -> Any:
 
 def tensors_in(values: Any) -> list[Tensor]:
     """Every tensor of nested tuples, lists and dicts."""
+    if isinstance(values, Tensor):
+        return [values]
     found: list[Tensor] = []
     map_tensors(values, found.append)
     return found

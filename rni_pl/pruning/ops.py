@@ -23,6 +23,7 @@ from rni_pl.pruning.numbering import (
     map_tensors,
     off_zero,
     place,
+    placed_alike,
     tensors_in,
 )
 
@@ -183,15 +184,23 @@ def meet(flow: "Flow", a: Tensor, b: Tensor, product: bool = False) -> Tensor:
 
     A sum has been scaled by a BatchNorm where both terms have, a product where one factor has.
     """
+    vectors = placed_alike(a, b)
+    if vectors is not None:  # nearly always
+        met = _met(flow, *vectors, product)
+        return place(met, torch.broadcast_shapes(a.shape, b.shape), dim=a.placed[1])  # type: ignore[attr-defined]
     full_a, full_b = torch.broadcast_tensors(a, b)
     if _spread(a, full_b):
         return _over_channels(flow, a, full_b, product)
     if _spread(b, full_a):
         return _over_channels(flow, b, full_a, product)
     one, other = collapse(full_a, full_b)
+    return _met(flow, one, other, product).expand_as(full_a)
+
+
+def _met(flow: "Flow", one: Tensor, other: Tensor, product: bool) -> Tensor:
     flow.tie(one, other, coupled=not product)
     scaled = (one > 0) | (other > 0) if product else (one >= 0) & (other >= 0)
-    return torch.where(scaled, one.abs(), -one.abs()).expand_as(full_a)
+    return torch.where(scaled, one.abs(), -one.abs())
 
 
 def _spread(small: Tensor, big: Tensor) -> bool:

@@ -144,9 +144,9 @@ class _Selector:
 def removable_units(graph: ChannelGraph, coupled: bool) -> Tensor:
     """Units that need not stay; with `coupled`, those tied by residual additions among them."""
     removable = torch.ones(graph.size, dtype=torch.bool)
-    removable[[0, *graph.reasons]] = False
+    removable[torch.tensor([0, *graph.reasons])] = False
     if not coupled:
-        removable[list(graph.coupled)] = False
+        removable[torch.tensor(list(graph.coupled), dtype=torch.long)] = False
     return removable
 
 

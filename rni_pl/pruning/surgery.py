@@ -92,13 +92,19 @@ def _copy(model: nn.Module, modules: Iterable[nn.Module], copied: dict[int, Any]
             if kind in (dict, OrderedDict, set) and not value:  # tables of hooks, a dozen
                 state[key] = kind()
             elif key in ("_parameters", "_buffers", "_modules"):
-                state[key] = {
-                    k: copied[id(v)] if id(v) in copied else copy.deepcopy(v, copied)
-                    for k, v in value.items()
-                }
+                state[key] = {k: _twin(v, copied) for k, v in value.items()}
             else:
                 state[key] = copy.deepcopy(value, copied)
     return copy.deepcopy(model, copied)
+
+
+def _twin(value: Any, copied: dict[int, Any]) -> Any:
+    """The copy of a module or tensor."""
+    if value is None or id(value) in copied:
+        return copied.get(id(value))
+    if type(value) is Tensor and not value.requires_grad and not vars(value):  # a buffer
+        return copied.setdefault(id(value), value.clone())
+    return copy.deepcopy(value, copied)
 
 
 def _has_no_copying_of_its_own(module: nn.Module) -> bool:

@@ -88,9 +88,11 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether `m` is one operation of the graph."""
-        with self._calculating():  # a layer with a forward pass of its own is tried out
-            known = kinds.is_known(m)
-        return known or super().is_leaf_module(m, module_qualified_name)
+        if isinstance(m, kinds.WITH_CHANNELS):
+            with self._calculating():  # one with a forward pass of its own is tried out
+                if kinds.is_known(m):
+                    return True
+        return super().is_leaf_module(m, module_qualified_name)
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
@@ -105,10 +107,7 @@ class Tracer(fx.Tracer):
             except Exception as error:  # whatever the operation raises
                 message = (str(error).strip() or type(error).__name__).splitlines()[0]
                 raise OperationError(message) from error
-            reads = bool(tensors_in((args, kwargs))) and kinds.name_of(node) not in kinds.QUERIES
-            if not tensors_in(self.results[node]) and (
-                reads or self._read & set(node._input_nodes)
-            ):
+            if not tensors_in(self.results[node]) and self._reads(node, (args, kwargs)):
                 self._read.add(node)
         return node
 
@@ -120,6 +119,11 @@ class Tracer(fx.Tracer):
             yield
         finally:
             self._notes = True
+
+    def _reads(self, node: fx.Node, values: Any) -> bool:
+        """Whether a result depends on what activations hold, not on their sizes."""
+        inspects = bool(tensors_in(values)) and kinds.name_of(node) not in kinds.QUERIES
+        return inspects or bool(self._read & set(node._input_nodes))
 
     def _carry_out(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
         if node.op == "placeholder":
