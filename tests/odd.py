@@ -198,6 +198,12 @@ def hooked() -> Net:
     return net
 
 
+def hook_on_nothing() -> Net:
+    net = Net(lambda s, x: s.head(s.nothing(s.stem(x))), nothing=nn.Identity())
+    net.nothing.register_forward_hook(lambda module, args, output: output.roll(1, 1))
+    return net
+
+
 def with_norm(norm: nn.Module) -> Net:
     return Net(lambda s, x: s.head(s.norm(s.stem(x))), norm=norm)
 
@@ -243,6 +249,11 @@ LEFT_WHOLE = {
     ),
     "shared weights": (tied_weights, "one.1", "shared"),
     "forward hook": (hooked, "stem.1", "hook"),
+    "hook on Identity": (hook_on_nothing, "stem.1", "hook"),
+    "addition at numbers": (
+        lambda: Net(lambda s, x: s.head(s.stem(x)[:, 3:9] + s.other(x)), 6, other=conv(3, 6)),
+        "stem.1", "meet",
+    ),
     "weight standardisation": (lambda: own_conv(Standardised(12, 10, 3)), "stem.1", "conv2d"),
     "parametrised": (
         lambda: own_conv(nn.utils.parametrizations.weight_norm(nn.Conv2d(12, 10, 3))), "stem.1",
