@@ -5,7 +5,7 @@
 Each network is pruned at ratio 0.5, globally, with the channels that residual additions tie, as
 Torch-Pruning does; the two engines take turns, and the fastest of the repeats counts. Torch-Pruning
 changes a copy that is made before its clock starts; ours makes its copy within. Prints a Markdown
-table: seconds, their ratio, parameters and MACs after, and whether each result still runs.
+table: milliseconds, their ratio, parameters and MACs after, and whether each result still runs.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def row(name: str, repeats: int) -> str:
             if not result.fault:
                 measure(engine, model, x, result)
     mine, other = results[ours], results[torch_pruning]
-    ratio = "" if mine.fault or other.fault else f"{other.seconds / mine.seconds:.1f}"
+    ratio = "" if mine.fault or other.fault else f"{other.seconds / mine.seconds:.2f}"
     cells = [name, show(mine), show(other), ratio, f"{parameter_count(model) / 1e6:.2f}"]
     cells += [size_of(mine.params, mine, 1e6), size_of(other.params, other, 1e6)]
     cells += [f"{macs(model, x.shape[1:]) / 1e9:.3f}"]
@@ -124,8 +124,8 @@ def row(name: str, repeats: int) -> str:
 
 
 def show(result: Result) -> str:
-    """Seconds, or the fault."""
-    return result.fault.replace("|", "/") or f"{result.seconds:.2f}"
+    """Milliseconds, or the fault."""
+    return result.fault.replace("|", "/") or f"{1000 * result.seconds:.0f}"
 
 
 def size_of(value: Any, result: Result, unit: float) -> str:
@@ -137,12 +137,12 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=[*OURS, *TORCHVISION, *TIMM])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     signal.signal(signal.SIGALRM, stop)
     print(
-        "| network | ours, s | Torch-Pruning, s | times faster | M params | ours | Torch-Pruning "
+        "| network | ours, ms | Torch-Pruning, ms | times faster | M params | ours | Torch-Pruning "
         "| G MACs | ours | Torch-Pruning |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for name in arguments.networks:

@@ -80,7 +80,9 @@ def _copy(model: nn.Module, modules: Iterable[nn.Module], copied: dict[int, Any]
 
     Large weights are sliced, never copied whole.
     """
-    twins = {m: m.__new__(type(m)) for m in modules if _has_no_copying_of_its_own(m)}
+    modules = list(modules)
+    plain = {kind for kind in set(map(type, modules)) if _has_no_copying_of_its_own(kind)}
+    twins = {m: m.__new__(type(m)) for m in modules if type(m) in plain}
     copied.update({id(module): twin for module, twin in twins.items()})
     for module, twin in twins.items():
         state = vars(twin)
@@ -107,8 +109,7 @@ def _twin(value: Any, copied: dict[int, Any]) -> Any:
     return copy.deepcopy(value, copied)
 
 
-def _has_no_copying_of_its_own(module: nn.Module) -> bool:
-    kind = type(module)
+def _has_no_copying_of_its_own(kind: type[nn.Module]) -> bool:
     return (
         not hasattr(kind, "__deepcopy__")
         and kind.__setstate__.__module__.startswith("torch.nn.modules.")  # for old pickles
