@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,15 +40,18 @@ def remember(config: DictConfig, command: str, overrides: Sequence[str]) -> None
 def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -> DictConfig:
     """The configuration of command `name` with command-line style overrides.
 
+    Searches the folders that the present command was given (``--config-dir``), too.
+
     Raises:
         ConfigError: an unknown key or choice, or a value out of range.
     """
     hydra = GlobalHydra.instance()
     outer = hydra.hydra
+    given = _searchpath()
     hydra.clear()
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
-            config = compose(name, list(overrides))
+            config = compose(name, [*given, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     finally:
@@ -56,6 +60,16 @@ def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -
     if check_it:
         check(config)
     return config
+
+
+def _searchpath() -> list[str]:
+    """An override that searches the folders of settings that the present command was given."""
+    if not HydraConfig.initialized():
+        return []
+    sources = HydraConfig.get().runtime.config_sources
+    folders = [s.path for s in sources if s.schema == "file" and s.provider != "main"]
+    quoted = [f'"file://{path}"' for path in folders]
+    return [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
 
 
 def help_text(name: str) -> str:

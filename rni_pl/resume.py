@@ -53,7 +53,13 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
     stored, overrides = read_run(command, config, run_dir)
     restore_last(run_dir)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
-    merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
+    try:
+        merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
+    except ConfigError as error:
+        if not any(str(error).startswith(f"{item} is unknown") for item in overrides):
+            raise
+        hint = "if the run was started with --config-dir, give that again"
+        raise ConfigError(f"{error}; {hint}") from error
     OmegaConf.update(merged, "resume", str(config.resume))
     OmegaConf.update(merged, "allow", list(config.allow))
     if command == "prune" and isinstance(stored.get("checkpoint"), str):

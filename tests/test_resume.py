@@ -30,6 +30,24 @@ def test_resume_adds_the_missing_epochs(
     assert differ <= {"seconds", "images_per_second"}
 
 
+@pytest.mark.parametrize("again", ["--config-dir=my_conf", "hydra.searchpath=[my_conf]"])
+def test_settings_of_ones_own_are_given_again(
+    command: Callable, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    (Path("my_conf") / "arch").mkdir(parents=True)
+    Path("my_conf/arch/mine.yaml").write_text("_target_: nets.Dropping\n")
+    start = ("--config-dir=my_conf", "arch=mine", "data=digits", *SHORT[1:], "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        interrupt_after_an_epoch(patch)
+        assert "interrupted" in command("train", *start, "hydra.run.dir=mine").err
+    refused = command("train", "resume=mine")
+    assert "arch=mine is unknown" in refused.err
+    assert "--config-dir" in refused.err
+    finished = command("train", again, "resume=mine")
+    assert finished.status == 0, finished.err
+    assert summary(Path("mine"))["epochs"] == 2
+
+
 def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch, epochs: int = 1) -> None:
     """Leave the run as it is on disk after its first epochs."""
     from rni_pl import runs
