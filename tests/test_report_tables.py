@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 from pathlib import Path
 
@@ -151,6 +152,17 @@ def test_ratio_auto_is_drawn_where_it_cut(tmp_path: Path) -> None:
     assert [place for place, _ in line] == [0, 0.25, 0.5]
     line = figures.points(table, table.variants[0], "acc_finetuned", figures.MACS)
     assert [place for place, _ in line] == [20406593, 20406593, 40813184]
+
+
+def test_long_names_are_wrapped_in_the_legend(tmp_path: Path) -> None:
+    method = "a method whose name is far longer than any line below a plot can hold at once"
+    parent = trained_run(tmp_path / "t", method=method)
+    pruned_run(tmp_path / "a", parent, method=method)
+    table = only_table(tmp_path)
+    for plot in figures.curves(table, figures.method_colours([table])):
+        texts = [text.strip() for text in re.findall(r">([^<>]+)</text>", plot.svg)]
+        assert method.split()[0] in " ".join(texts)
+        assert max(map(len, texts)) <= figures.LINE
 
 
 def test_latency_where_measured(tmp_path: Path) -> None:

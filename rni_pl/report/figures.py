@@ -5,6 +5,7 @@ By matplotlib, since its SVG is text that needs no script in the page: small, of
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, EDGE, FAINT = "#2b3138", "#9aa3ad", "#e3e7eb"
 LAYER_NAMES = 9  # on an axis, at most
+LINE = 54  # characters of a legend that fit the width
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -250,6 +252,9 @@ def _draw(title: str, paint: Callable[[Axes], None], legend: bool = False, note:
         if legend:
             handles, labels = axes.get_legend_handles_labels()
             columns = max(1, min(len(labels), 50 // max(map(len, labels), default=50)))
+            labels = [textwrap.fill(label, LINE, break_on_hyphens=False) for label in labels]
+            lines = sum(label.count("\n") + 1 for label in labels) / columns
+            figure.set_figheight(3.5 + 0.17 * max(0, lines - 2))  # the plot keeps its size
             figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
         svg = _svg(figure)
     return Plot(title, svg, note)
