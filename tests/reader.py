@@ -32,8 +32,8 @@ ELSEWHERE = {
     "launch=slurm": "test_sweeps.py::test_launchers_compose",
     "search=optuna": "test_sweeps.py::test_search_maximises_validation_accuracy",
     "trainer=ddp trainer.devices": "test_distributed.py::test_number_of_processes",  # GPUs
-    "torchrun": "test_distributed.py::test_number_of_processes",
-    "srun": "test_distributed.py::test_number_of_processes",
+    "torchrun": "test_distributed.py::test_two_machines",
+    "srun": "test_distributed.py::test_two_machines",
     "experiment=": "test_experiments.py::test_a_sweep_finds_its_places",
     "--fill ": "test_comparison.py::test_the_projects_results_are_what_the_command_makes",
     "--store ": "test_comparison.py::"

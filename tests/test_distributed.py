@@ -3,13 +3,15 @@
 import copy
 import json
 import os
+import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SHORT, run_command, run_python
+from conftest import ROOT, SHORT, Finished, run_command, run_python
 from ranks import Unpickled, complain, norms, share_statistics
 from watched import Watch
 
@@ -111,6 +113,46 @@ def test_sweep_of_three_jobs_with_two_processes_each(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "sweep").iterdir()} == {*"012", "multirun.yaml"}
     torchs_own = "torchinductor_"  # torch makes it for each user when it is imported
     assert not [p.name for p in temporary.iterdir() if not p.name.startswith(torchs_own)]
+
+
+def torchrun(rank: int, port: int) -> tuple[list[str], dict[str, str]]:
+    agent = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    return [*agent, "--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}"], {}
+
+
+def srun(rank: int, port: int) -> tuple[list[str], dict[str, str]]:
+    """What SLURM says to each of two tasks on a node each."""
+    told = {"JOB_ID": "7", "JOB_NAME": "train", "NTASKS": "2", "NTASKS_PER_NODE": "1",
+            "NNODES": "2", "NODELIST": "localhost", "LOCALID": "0", "PROCID": str(rank),
+            "NODEID": str(rank)}  # fmt: skip
+    return [], {"MASTER_PORT": str(port), **{f"SLURM_{key}": value for key, value in told.items()}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("starter", [torchrun, srun])
+def test_two_machines(tmp_path: Path, starter: Callable) -> None:
+    """Two nodes of a process each, on this machine, started by others; against one process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script, settings = str(ROOT / "train.py"), (*NET, *STEPS, "trainer.limit_train_batches=3")
+    nodes = ("trainer.devices=1", "trainer.num_nodes=2", "hydra.run.dir=two")
+
+    def start(rank: int) -> Finished:
+        arguments, environment = starter(rank, port)
+        found = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+        environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": found, **environment}
+        return run_python(*arguments, script, *settings, *nodes, cwd=tmp_path, **environment)
+
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(start, range(2)))
+    assert [finished.status for finished in done] == [0, 0], done
+    assert "MEMBER: 2/2" in "".join(finished.out + finished.err for finished in done)
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+    alone = ("trainer.devices=1", f"hydra.run.dir={tmp_path}/one")
+    assert run_command("train", *settings, *alone) == 0
+    one, two = summary(tmp_path / "one"), summary(tmp_path / "two")
+    assert {key for key in one if one[key] != two[key]} <= TIMES
 
 
 @pytest.mark.slow
