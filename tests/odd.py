@@ -186,6 +186,12 @@ def added_in_place(net: Net, x: Tensor) -> Tensor:
     return net.head(y)
 
 
+def transposed_in_place(net: Net, x: Tensor) -> Tensor:
+    rows = F.adaptive_avg_pool2d(net.other(x), 12)
+    rows.transpose_(1, 2)
+    return net.head(net.stem(x)) + net.over_rows(rows)
+
+
 def tied_weights() -> Net:
     net = Net(lambda s, x: s.head(s.two(s.one(s.stem(x)))), one=conv(12, 12), two=conv(12, 12))
     net.two[0].weight = net.one[0].weight
@@ -246,6 +252,9 @@ LEFT_WHOLE = {
         lambda: Net(added_in_place, mix=nn.Conv2d(12, 12, 1), norm=nn.BatchNorm2d(12),
                     bare=nn.Conv2d(12, 12, 1)),
         "norm", "head.0.0",
+    ),
+    "transposed in place": (
+        lambda: Net(transposed_in_place, other=conv(3, 12), over_rows=head(12)), "other.1", "mixes",
     ),
     "shared weights": (tied_weights, "one.1", "shared"),
     "forward hook": (hooked, "stem.1", "hook"),

@@ -5,7 +5,6 @@ and returns the channel numbers of the result. Operations that only move element
 handler: they run as they are. What is in no list here is unknown, and whatever it reads stays.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +25,7 @@ from rni_pl.pruning.numbering import (
     placed_alike,
     tensors_in,
 )
+from rni_pl.pruning.padding import constant_pad, pad
 
 if TYPE_CHECKING:
     from rni_pl.pruning.flow import Flow
@@ -162,20 +162,6 @@ def tie_groups(flow: "Flow", layer: nn.Conv2d, inputs: Tensor, outputs: Tensor) 
     return torch.where(scaled, by_group_out.abs(), by_group_out).flatten()
 
 
-def constant_pad(flow: "Flow", layer: Any, x: Tensor) -> Tensor:
-    """Constant channels in front and behind are channels that the layer makes."""
-    front, back = _channel_padding(layer.padding, x)
-    if min(front, back) < 0:
-        raise Unknown("crops channels")
-    if not front + back:
-        return pad(flow, x, layer.padding, value=layer.value)
-    vector = channels(x, 1)
-    new = flow.make(str(flow.node.target), None, front + back)
-    new = new.abs() if layer.value == 0 else new  # zero, as a channel with scale 0 would be
-    split = int((new.abs() < flow.layers[str(flow.node.target)].outputs[0] + front).sum())
-    return place(torch.cat([new[:split], vector, new[split:]]), flow.shapes[flow.node], 1)
-
-
 # Operations without parameters.
 
 
@@ -237,25 +223,6 @@ def pooling(flow: "Flow", x: Tensor) -> Any:
     return tuple(place(vector, each, 1) for each in shape)  # maxima and where they were
 
 
-def pad(
-    flow: "Flow", x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None
-) -> Tensor:
-    """A functional pad; new channels cannot be removed, their number stands in the code."""
-    on_channels = _channel_padding(pad, x)
-    if mode != "constant" and any(on_channels):
-        raise Unknown("pads channels with other than a constant")
-    vector = torch.nn.functional.pad(channels(x, 1), on_channels)
-    padded = place(vector, flow.shapes[flow.node], 1)
-    return off_zero(padded) if value else padded
-
-
-def _channel_padding(widths: Sequence[int], x: Tensor) -> tuple[int, int]:
-    if len(widths) > 2 * (x.ndim - 1):
-        raise Unknown("pads the batch dimension")
-    front, back = tuple(widths)[2 * (x.ndim - 2) :] or (0, 0)
-    return front, back
-
-
 def shuffle(flow: "Flow", x: Tensor, groups: int) -> Tensor:
     """The first channels of all groups, then the second ones, and so on."""
     lanes = channels(x, 1).view(groups, -1)
@@ -301,6 +268,8 @@ def native(flow: "Flow", args: tuple, kwargs: dict, constant: bool = False) -> A
     """Run the operation itself; `constant`: it makes tensors that hold no channels."""
     target: Any = flow.node.target
     if flow.node.op == "call_method":
+        if target.endswith("_"):  # may move what it is given
+            vars(args[0]).pop("placed", None)
         result = getattr(args[0], target)(*args[1:], **kwargs)
     else:
         result = target(*args, **kwargs)
