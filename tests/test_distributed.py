@@ -153,6 +153,12 @@ def test_two_machines(tmp_path: Path, starter: Callable) -> None:
     assert run_command("train", *settings, *alone) == 0
     one, two = summary(tmp_path / "one"), summary(tmp_path / "two")
     assert {key for key in one if one[key] != two[key]} <= TIMES
+    weights = [
+        read_plain(tmp_path / run / "checkpoints" / "last.ckpt")["state_dict"]
+        for run in ("one", "two")
+    ]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.slow
