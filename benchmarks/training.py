@@ -9,8 +9,9 @@ Three contenders, each in a process of its own, take turns on random CIFAR-sized
 (c) the bare step of our settings, one fixed batch, with neither Lightning nor data.
 
 Prints images/s (medians over rounds), the median of the ratios within a round, what regulariser
-and data add to a step, the share of the fastest convolution's speed, and the peak memory of the
-processes of (a) and (b). Nothing else should run on the machine.
+and data add to a step, the share of the fastest convolution's speed, how many times as fast as (a)
+a step of nothing but its bfloat16 convolutions would be, and the peak memory of the processes of
+(a) and (b). Nothing else should run on the machine.
 """
 
 import argparse
@@ -25,10 +26,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from bare import bare_step
+from convolutions import peak, seconds_of_convolutions
 from omegaconf import DictConfig
 from reference import BATCH, MEAN, STD, random_images
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from turns import Contender, Turn
 
 from rni_pl import config, hardware, models, runs
@@ -39,6 +40,9 @@ from rni_pl.penalties import Regulariser
 from rni_pl.pruning.cost import macs
 from rni_pl.recipe import Recipe
 from rni_pl.training import new_classifier
+
+MEASURED = ("regulariser", "data", "peak", "convolutions")
+"""What (c) is asked for beside its steps."""
 
 
 @dataclass(frozen=True)
@@ -123,29 +127,6 @@ def seconds_of_data(job: Job, count: int = 50) -> float:
     return (time.perf_counter() - start) / count
 
 
-def convolution_peak(job: Job) -> float:
-    """The most GFLOP/s that a bfloat16 convolution of the network reaches, forward."""
-    best = 0.0
-
-    def measure(layer: nn.Conv2d, args: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal best
-        x, weight = args[0].bfloat16(), layer.weight.bfloat16()
-        for _ in range(4):
-            start = time.perf_counter()
-            for _ in range(5):
-                F.conv2d(x, weight, None, layer.stride, layer.padding)
-            flop = 5 * 2 * output.numel() * weight[0].numel()
-            best = max(best, flop / (time.perf_counter() - start) / 1e9)
-
-    model = job.model().to(memory_format=torch.channels_last)
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(measure)
-    with torch.no_grad():
-        model(torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last))
-    return best
-
-
 def serve(name: str, job: Job) -> None:
     """Be contender b or c."""
     if name == "b":
@@ -155,7 +136,8 @@ def serve(name: str, job: Job) -> None:
         Turn(
             regulariser=lambda: seconds_of_regulariser(job),
             data=lambda: seconds_of_data(job),
-            peak=lambda: convolution_peak(job),
+            peak=lambda: peak(job.model()),
+            convolutions=lambda: seconds_of_convolutions(job.model()),
         ),
     )
 
@@ -181,7 +163,7 @@ def compare(job: Job, rounds: int, steps: int) -> dict[str, float]:
         for name in list(three) * rounds:
             times[name].append(three[name].ask(str(steps)) / steps)
         memory = {f"{name} MB": three[name].ask("memory") for name in "ab"}
-        bare = {name: three["c"].ask(name) for name in ("regulariser", "data", "peak")}
+        bare = {name: three["c"].ask(name) for name in MEASURED}
     finally:
         for contender in three.values():
             contender.close()
@@ -196,6 +178,7 @@ def compare(job: Job, rounds: int, steps: int) -> dict[str, float]:
         "regulariser": bare["regulariser"] / step,
         "data": bare["data"] / step,
         "peak": rate["b"] * giga_flop / bare["peak"],
+        "limit": statistics.median(times["a"]) / bare["convolutions"],
     }
 
 
@@ -223,12 +206,12 @@ def main() -> None:
         given.methods, given.rounds, given.steps = ["rni"], 3, 6
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}")
     print("| network | method | a, img/s | b | c | b/a | b/c | regulariser | data | of conv peak "
-          "| a, MB | b, MB |\n" + "|---" * 12 + "|")  # fmt: skip
+          "| convs alone/a | a, MB | b, MB |\n" + "|---" * 13 + "|")  # fmt: skip
     for arch, method in itertools.product(given.archs, given.methods):
         found = compare(Job(arch, method, given.images), given.rounds, given.steps)
         cells = [f"{found[k]:.0f}" for k in "abc"] + [f"{found[k]:.2f}" for k in ("b/a", "b/c")]
         cells += [f"{found[k]:.1%}" for k in ("regulariser", "data", "peak")]
-        cells += [f"{found[k]:.0f}" for k in ("a MB", "b MB")]
+        cells += [f"{found['limit']:.2f}", *(f"{found[k]:.0f}" for k in ("a MB", "b MB"))]
         print("| " + " | ".join([arch, method, *cells]) + " |", flush=True)
 
 
