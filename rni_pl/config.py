@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rni_pl.errors import ConfigError
+from rni_pl.errors import ConfigError, UnknownChoiceError
 from rni_pl.rules import MAY_BE_NULL, PATHS, RULES, RULES_OF
 
 
@@ -53,7 +53,7 @@ def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -
         with initialize_config_dir(config_dir(), version_base="1.3"):
             config = compose(name, [*given, *overrides])
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error)) from error
+        raise explained(error) from error
     finally:
         hydra.hydra = outer
     remember(config, name, overrides)
@@ -91,7 +91,7 @@ def compose_group(group: str, choice: str) -> DictConfig:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             return compose(f"{group}/{choice}")[group]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(one_line(error)) from error
+        raise explained(error) from error
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -101,13 +101,29 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def explained(error: Exception) -> ConfigError:
+    """What Hydra or OmegaConf found wrong, as an error of ours."""
+    override = _unknown_choice(error)
+    message = one_line(error)
+    return UnknownChoiceError(message, override) if override else ConfigError(message)
+
+
+def _unknown_choice(error: Exception) -> str | None:
+    """The override that asked for a configuration that is not there."""
+    if not (isinstance(error, MissingConfigException) and error.missing_cfg_file):
+        return None
+    group, _, choice = str(error.missing_cfg_file).rpartition("/")
+    return f"{group or 'config'}={choice}"
+
+
 def one_line(error: Exception) -> str:
     """What Hydra or OmegaConf found wrong, in one line that names the key and what is allowed."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        allowed = ", ".join(option for option in error.options or [] if option not in _BASES)
-        hint = "; others come with an extra: docs/many-devices.md" if "hydra/" in group else ""
-        return f"{group or 'config'}={choice} is unknown; allowed: {allowed}{hint}"
+    override = _unknown_choice(error)
+    if override:
+        options = getattr(error, "options", None) or []
+        allowed = ", ".join(option for option in options if option not in _BASES)
+        hint = "; others come with an extra: docs/many-devices.md" if "hydra/" in override else ""
+        return f"{override} is unknown; allowed: {allowed}{hint}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(error, "full_key", None)
     prefix = f"{key}: " if key and key not in (lines or [""])[0] else ""
@@ -167,7 +183,7 @@ def _select(config: DictConfig, key: str) -> Any:
     except OmegaConfBaseException as error:
         if "Missing mandatory value" in str(error):
             raise ConfigError(f"{key} is missing: give it as {key}=VALUE") from error
-        raise ConfigError(one_line(error)) from error
+        raise explained(error) from error
     if OmegaConf.is_config(value):
         return OmegaConf.to_container(value, resolve=True)
     return value

@@ -11,6 +11,14 @@ class ConfigError(RniError):
     """A configuration value is unknown or out of range."""
 
 
+class UnknownChoiceError(ConfigError):
+    """A group has no such configuration; `override` is what asked for it: ``arch=nosuch``."""
+
+    def __init__(self, message: str, override: str) -> None:
+        super().__init__(message)
+        self.override = override
+
+
 class DataError(RniError):
     """A data set is missing, incomplete or damaged."""
 

@@ -15,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from rni_pl import checkpoint
 from rni_pl import config as configuration
-from rni_pl.errors import CheckpointError, ConfigError, DamagedError
+from rni_pl.errors import CheckpointError, ConfigError, DamagedError, UnknownChoiceError
 from rni_pl.files import write_whole
 from rni_pl.models.build import WEIGHT_ARGUMENTS, check_trusted
 
@@ -55,8 +55,8 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
     try:
         merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
-    except ConfigError as error:
-        if not any(str(error).startswith(f"{item} is unknown") for item in overrides):
+    except UnknownChoiceError as error:
+        if error.override not in overrides:
             raise
         hint = "if the run was started with --config-dir, give that again"
         raise ConfigError(f"{error}; {hint}") from error
