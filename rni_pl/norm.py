@@ -125,7 +125,8 @@ def convert_batchnorm(model: nn.Module) -> nn.Module:
     activation keeps its activation.
 
     Raises:
-        ValueError: a subclass of BatchNorm2d computes something else that would be lost.
+        ValueError: a subclass of BatchNorm2d computes something else, or a layer has hooks, that
+            would be lost.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     converted = {norm: _to_sigmoid(norm) for norm in norms}  # once, however often it is used
@@ -150,8 +151,11 @@ def _to_sigmoid(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
     if after is None:
         raise ValueError(f"{type(norm).__name__} does more than BatchNorm2d; no SigBN replaces it")
     kind: Any = SigmoidBatchNormAct2d if after else SigmoidBatchNorm2d
+    if norm._forward_hooks or norm._forward_pre_hooks:
+        raise ValueError(f"a {type(norm).__name__} has hooks, which would be lost")
     sigmoid: SigmoidBatchNorm2d = kind(norm.num_features, **after, **options)
     # The buffers move over as they are: they hold what the data looks like, not what is learned.
     sigmoid._buffers = norm._buffers
+    sigmoid.weight.requires_grad_(norm.weight.requires_grad)
     sigmoid.train(norm.training)
     return sigmoid

@@ -21,6 +21,7 @@ def candidates(*layers: list[float], width: int = 1) -> Candidates:
         channels=torch.full((len(scores),), width),
         group=group,
         layers=[(f"bn{i}",) for i in range(len(layers))],
+        widths=[(width,)] * len(layers),
     )
 
 

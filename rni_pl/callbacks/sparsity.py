@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl import norm
+from rni_pl.errors import ConfigError
 from rni_pl.penalties import Regulariser
 
 
@@ -24,6 +25,13 @@ class SparsityRegulariser(pl.Callback):
         if not isinstance(regulariser, Regulariser):
             raise TypeError(f"regulariser must be a Regulariser, not {type(regulariser).__name__}")
         self.regulariser = regulariser
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise `ConfigError` where no scale is being trained."""
+        if not trainable_scales(pl_module):
+            raise ConfigError(
+                "the network has no BatchNorm2d whose scales are trained to regularise"
+            )
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any

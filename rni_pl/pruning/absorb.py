@@ -65,7 +65,7 @@ def _emissions(
 ) -> dict[str, Tensor]:
     """What removed channels, once their scale is 0, add to the layers that read them.
 
-    Layer -> tensor of shape (output channels, positions of the whole batch).
+    Layer -> tensor of shape (output channels, positions of the whole batch, over all calls).
     """
     silenced = copy.deepcopy(model).eval()
     for name in graph.scaled:
@@ -93,7 +93,9 @@ class _Reader:
         view = [-1 if d == dim else 1 for d in range(x.ndim)]
         alone = x * self.removed.to(x.device).view(view)
         made = module.forward(alone) - module.forward(torch.zeros_like(x))
-        self.found[self.name] = made.movedim(dim, 0).flatten(1)
+        here = made.movedim(dim, 0).flatten(1)
+        before = self.found.get(self.name, here[:, :0])  # of an earlier call of the same layer
+        self.found[self.name] = torch.cat([before, here], 1)
 
 
 def _fold(pruned: nn.Module, graph: ChannelGraph, name: str, constant: Tensor) -> str | None:

@@ -1,11 +1,13 @@
 """What a network costs, measured, and what it would cost with any choice of channels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rni_pl.pruning.graph import ChannelGraph, LayerChannels
+from rni_pl.pruning.numbering import map_tensors
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -14,13 +16,19 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def macs(model: nn.Module, image_shape: Sequence[int]) -> int:
-    """Multiply-accumulates of one image of shape (3, H, W), by torch's own counter."""
+    """Multiply-accumulates of one image of shape (channels, H, W), by torch's own counter."""
+    like = next(model.parameters())
+    return macs_on(model, (torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype),))
+
+
+def macs_on(model: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """Multiply-accumulates of a forward pass on the first image of `inputs`, a batch."""
     from torch.utils.flop_counter import FlopCounterMode
 
     modes = {module: module.training for module in model.modules()}
-    like = next(model.parameters())
+    one = map_tensors(inputs, lambda x: x[:1] if x.ndim else x)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, *image_shape, device=like.device, dtype=like.dtype))
+        model.eval()(*one)
     for module, training in modes.items():
         module.training = training
     return counter.get_total_flops() // 2

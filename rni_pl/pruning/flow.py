@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from rni_pl.pruning import kinds, ops
+from rni_pl.pruning import aliases, kinds, ops
 from rni_pl.pruning.numbering import (
     LayerChannels,
     Ties,
     Unknown,
+    collapse,
     fixed,
     map_layers,
     numbers_in,
+    same_channels,
 )
 from rni_pl.pruning.tracing import Traced
 
@@ -29,15 +31,23 @@ BASE = 2**31  # packs two channel numbers into one int64
 
 
 class Unfit(Exception):
-    """An operation that does not fit the channels kept."""
+    """An operation that does not fit the channels kept, and what it reads that shows it."""
+
+    def __init__(self, message: str, suspects: Sequence[fx.Node] = ()) -> None:
+        super().__init__(message)
+        self.suspects = list(suspects)
 
 
 class Flow:
     """The network on channel numbers; see the head of `rni_pl.pruning.graph`."""
 
-    def __init__(self, traced: Traced) -> None:
-        self.modules, self.graph, self.shapes = traced.modules, traced.graph, traced.shapes
-        called = {str(n.target) for n in self.graph.nodes if n.op == "call_module"}
+    def __init__(self, *traced: Traced) -> None:
+        """`traced`: the network in evaluation and, where layers run there alone, in training."""
+        self.modules, self.graphs = traced[0].modules, [each.graph for each in traced]
+        self.shapes = {node: shape for each in traced for node, shape in each.shapes.items()}
+        nodes = [node for graph in self.graphs for node in graph.nodes]
+        called = {str(n.target) for n in nodes if n.op == "call_module"}
+        self.parameters = aliases.parameters(nodes)
         self.known = {name for name in called if kinds.is_known(self.modules[name])}
         self.ties = Ties()
         self.layers: dict[str, LayerChannels] = {}
@@ -49,20 +59,21 @@ class Flow:
         self.node: fx.Node
         self._keep: Tensor | None = None  # per channel number; None while numbering
         self._results: dict[fx.Node, Any] = {}
+        self._now: dict[fx.Node, Any] = {}  # the results of the present run
         self._calls: dict[fx.Node, LayerChannels] = {}
         self._kept_calls: dict[fx.Node, LayerChannels] = {}  # of the present replay
+        self._held: dict[fx.Node, Any] = {}  # what has to be the same when replayed
         self._pairs: dict[fx.Node, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.opaque: dict[fx.Node, str] = {}  # operations that are not understood, and why not
-        self._locked: set[str] = set()
+        self._locked = aliases.sharing_tensors(self.modules)
 
     def number(self) -> None:
         """First run: hand out the numbers."""
-        self._lock_shared_parameters()
         self._run(self._number)
         for name in self._locked & self.layers.keys():
             record = self.layers[name]
-            why = f"is held by {name}, whose parameters are shared"
-            self.pin_all((record.inputs, record.outputs), why)
+            why = f"is held by {name}, whose parameters or buffers are shared"
+            self.pin(numbers_in((record.inputs, record.outputs)), why)
 
     def replay(self, keep: Tensor) -> tuple[Tensor, str] | None:
         """Run on the units kept; the units of the first operation that does not fit, and why."""
@@ -72,7 +83,7 @@ class Flow:
         try:
             self._run(self._check)
         except Unfit as unfit:
-            return self._culprits(keep), f"{describe(self.node)} {unfit}"
+            return self._culprits(keep, unfit.suspects), f"{describe(self.node)} {unfit}"
         finally:
             self._keep = None
         return None
@@ -80,16 +91,19 @@ class Flow:
     def _run(self, run_node: Callable[[tuple, dict], Any]) -> None:
         """All operations in order, on channel numbers."""
         results: dict[fx.Node, Any] = {}
-        for node in self.graph.nodes:
-            self.node = node
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
-            results[node] = run_node(args, kwargs)
-            if kinds.is_in_place(node):
-                results[node.args[0]] = results[node]
+        self._now = results
+        for graph in self.graphs:
+            for node in graph.nodes:
+                self.node = node
+                args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
+                results[node] = run_node(args, kwargs)
+                if kinds.is_in_place(node):
+                    results[node.args[0]] = results[node]
 
     def _number(self, args: tuple, kwargs: dict) -> Any:
         try:
             result = ops.run(self, args, kwargs)
+            self._check_aliases(args, result)
         except (Unknown, *MISFITS) as error:
             why = str(error) if isinstance(error, Unknown) else f"cannot be followed ({error})"
             self.opaque[self.node] = why.splitlines()[0]
@@ -100,6 +114,7 @@ class Flow:
 
     def _check(self, args: tuple, kwargs: dict) -> Any:
         if self.node in self.opaque:
+            self.pin_all((args, kwargs), "")
             return self._results[self.node]
         try:
             return ops.run(self, args, kwargs)
@@ -107,16 +122,13 @@ class Flow:
             reason = str(error).splitlines()[0]
             raise Unfit(f"does not fit fewer channels ({reason})") from error
 
-    def _lock_shared_parameters(self) -> None:
-        """Lock layers that have a parameter in common with another module."""
-        owners: dict[int, list[str]] = defaultdict(list)
-        for name, module in self.modules.items():
-            for parameter in module._parameters.values():
-                if parameter is not None:
-                    owners[id(parameter)].append(name)
-        for names in owners.values():
-            if len(names) > 1:
-                self._locked.update(names)
+    def _check_aliases(self, args: tuple, result: Any) -> None:
+        """Raise where channels change in place that are read by another name later on."""
+        if not kinds.is_in_place(self.node) or not isinstance(result, Tensor):
+            return
+        same = result.shape == args[0].shape and torch.equal(*collapse(result, args[0]))
+        if not same and aliases.read_elsewhere(self.node, self.modules):
+            raise Unknown("changes in place what is read elsewhere, too")
 
     # What the handlers of rni_pl.pruning.ops call, in both runs alike.
 
@@ -130,7 +142,8 @@ class Flow:
         shape = self.shapes[self.node]
         # Positions of one image at which a layer makes its channels, over all its calls.
         here = shape.numel() // (shape[0] * count)
-        self.positions[name] = self.positions.get(name, 0) + here
+        if self.node.graph is self.graphs[0]:  # not what costs in training alone
+            self.positions[name] = self.positions.get(name, 0) + here
         if name not in self.layers:
             self.layers[name] = LayerChannels(inputs, self.ties.new(count))
         elif inputs is not None:  # a second call reads and makes the same channels
@@ -176,8 +189,18 @@ class Flow:
             self.reasons.append((numbers.abs().unique(), why))
 
     def pin_all(self, values: Any, why: str) -> None:
-        """Keep every channel in nested values."""
+        """Keep every channel in nested values, and see to it that a replay finds the same ones."""
+        self.hold_settings(values)
         self.pin(numbers_in(values), why)
+
+    def hold_settings(self, values: Any) -> None:
+        """See to it that a replay gives the present operation the same; once an operation."""
+        if self._keep is None:
+            self._held[self.node] = values
+        elif not same_channels(self._held[self.node], values):
+            inputs = self.node.all_input_nodes
+            others = [n for n in inputs if not same_channels(self._results[n], self._now[n])]
+            raise Unfit("would be given other channels or numbers than before", others)
 
     def lock(self, name: str) -> None:
         """Keep the channels of layer `name`, whose parameters are used elsewhere too."""
@@ -192,6 +215,11 @@ class Flow:
     def sizes_are_computed(self) -> bool:
         """Whether the present operation's sizes come from other results, not from constants."""
         return len(self.node.all_input_nodes) > 1
+
+    @property
+    def adds_parameter(self) -> bool:
+        """Whether the present operation takes a parameter or buffer of the network."""
+        return any(node in self.parameters for node in self.node.all_input_nodes)
 
     @property
     def place_name(self) -> str:
@@ -236,11 +264,15 @@ class Flow:
         counts = kept.cumsum(0)[ends].diff(prepend=torch.zeros(1, dtype=torch.long))
         return numbers[kept].split(counts.tolist())
 
-    def _culprits(self, keep: Tensor) -> Tensor:
-        """Units that the present node reads, some of them removed; or every removed unit."""
+    def _culprits(self, keep: Tensor, suspects: list[fx.Node]) -> Tensor:
+        """Units that the present node reads, some of them removed; or every removed unit.
+
+        It looks at `suspects` first, then at what these read, and so on; without any at the node.
+        """
         assert self.unit_of is not None
-        nodes, call = [self.node], self._calls.get(self.node)
+        nodes, call = suspects or [self.node], self._calls.get(self.node)
         numbers = numbers_in((call.inputs, call.outputs) if call else ())
+        numbers = numbers_in((numbers, [self._results[node] for node in suspects]))
         while nodes and bool(keep[self.unit_of[numbers]].all()):
             nodes = [m for node in nodes for m in node.all_input_nodes]
             numbers = numbers_in((numbers, [self._results[node] for node in nodes]))
@@ -253,6 +285,7 @@ def describe(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
     called = node.target if isinstance(node.target, str) else node.target.__name__
+    called = called.removeprefix("i") if called in kinds.IN_PLACE else called
     stack = node.meta.get("nn_module_stack") or {}
     inside = next(reversed(stack.values()), ("",))[0] if stack else ""
     return f"{called} in {inside}" if inside else str(called)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from rni_pl.errors import PruningError
-from rni_pl.pruning import flow, surgery, tracing
+from rni_pl.pruning import flow, kinds, surgery, tracing
 from rni_pl.pruning.numbering import LayerChannels, map_layers
 
 
@@ -51,16 +51,20 @@ class ChannelGraph:
         return self.flow.replay(keep)
 
     def nodes(self, layer: str) -> list[fx.Node]:
-        """The calls of a layer in the traced graph."""
+        """The calls of a layer in evaluation; in training, where it is called there alone."""
         assert self.flow is not None
-        return [n for n in self.flow.graph.nodes if n.op == "call_module" and n.target == layer]
+        for graph in self.flow.graphs:
+            calls = [n for n in graph.nodes if n.op == "call_module" and n.target == layer]
+            if calls:
+                return calls
+        return []
 
     def why_unknown(self, layer: str) -> str:
         """Why the graph has no channels of a layer."""
         assert self.flow is not None
         for node in self.nodes(layer):
-            return self.flow.opaque[node]
-        used = any(str(n.target).startswith(f"{layer}.") for n in self.flow.graph.nodes)
+            return self.flow.opaque.get(node, "has a scale that does not silence a channel at 0")
+        used = any(str(n.target).startswith(f"{layer}.") for n in self._all_nodes)
         return "has a forward pass of its own" if used else "is not reached by the forward pass"
 
     def maker_of(self, norm: str) -> str | None:
@@ -77,14 +81,20 @@ class ChannelGraph:
         """The norm layer that alone reads the output of a layer that is called once."""
         calls = self.nodes(layer)
         users = list(calls[0].users) if len(calls) == 1 else []
-        if len(users) == 1 and users[0].op == "call_module" and users[0].target in self.scaled:
-            return str(users[0].target)
-        return None
+        if len(users) != 1 or users[0].op != "call_module" or users[0].target not in self.scaled:
+            return None
+        name = str(users[0].target)
+        return name if len(self.nodes(name)) == 1 else None
 
     def units_through(self, wanted: Callable[[fx.Node], bool]) -> Tensor:
         """Units that an operation for which `wanted` holds reads or makes."""
         assert self.flow is not None
-        return self.flow.units_at([n for n in self.flow.graph.nodes if wanted(n)])
+        return self.flow.units_at([n for n in self._all_nodes if wanted(n)])
+
+    @property
+    def _all_nodes(self) -> list[fx.Node]:
+        assert self.flow is not None
+        return [node for graph in self.flow.graphs for node in graph.nodes]
 
 
 def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
@@ -94,14 +104,19 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
         PruningError: `torch.fx` cannot trace the model, or the example does not fit it.
     """
     inputs = as_tuple(example_inputs)
+    if kinds.has_forward_set(model):
+        raise PruningError(
+            f"the forward pass of this {type(model).__name__} was replaced, and torch.fx would "
+            "trace that of its class: make a class of it"
+        )
     # Code that is traced may note results on its modules (caches): they are none of the model's.
-    twin = surgery.share_tensors(model).eval()
-    traced = tracing.trace(twin, inputs)
-    complete = not _unreached(traced)
+    passes = [tracing.trace(_twin(model).eval(), inputs)]
+    complete = not _unreached(passes[0])
     if not complete:  # auxiliary heads, which exist in training alone
         in_training = _trace_in_training(model, inputs)
-        traced, complete = in_training or traced, in_training is not None
-    channel_flow = flow.Flow(traced)
+        complete = in_training is not None
+        passes += [in_training] if in_training else []
+    channel_flow = flow.Flow(*passes)
     channel_flow.number()
     return _resolve(channel_flow, complete)
 
@@ -113,10 +128,18 @@ def as_tuple(example_inputs: Any) -> tuple[Any, ...]:
     return (example_inputs,)
 
 
+def _twin(model: nn.Module) -> nn.Module:
+    try:
+        return surgery.share_tensors(model)
+    except RuntimeError as error:  # tensors that were calculated (torch.nn.utils.prune's) cannot be
+        reason = str(error).splitlines()[0]
+        raise PruningError(f"{type(model).__name__} cannot be copied: {reason}") from error
+
+
 def _trace_in_training(model: nn.Module, inputs: tuple[Any, ...]) -> tracing.Traced | None:
     """The graph of the training mode, where it can be traced."""
     try:
-        return tracing.trace(surgery.share_tensors(model).train(), inputs)
+        return tracing.trace(_twin(model).train(), inputs)
     except PruningError:
         return None
 

@@ -1,9 +1,11 @@
 """The functions and layers that the engine knows, by name and by class."""
 
+import re
+
 from torch import fx, nn
 
 from rni_pl.norm import SigmoidBatchNorm2d, SigmoidBatchNormAct2d
-from rni_pl.pruning.probe import keeps_channels_apart
+from rni_pl.pruning.probe import is_silent_at_zero, keeps_channels_apart
 
 # Operations by the name of the function or method; in-place forms end in an underscore.
 ACTIVATIONS = {
@@ -35,6 +37,7 @@ MOVES = {
 }  # fmt: skip
 QUERIES = {"size", "getattr", "dim", "ndimension", "numel", "nelement", "stride", "getitem"}
 SPLITS = {"chunk", "split", "tensor_split"}
+DROPPING = {name for name in ACTIVATIONS if "drop" in name or name == "stochastic_depth"}
 FOLLOWED = ACTIVATIONS | CASTS | PRODUCTS
 ARITHMETIC = ADDITIONS | PRODUCTS | DIVISIONS
 IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
@@ -67,8 +70,10 @@ def name_of(node: fx.Node) -> str:
 
 def is_in_place(node: fx.Node) -> bool:
     """Whether a node changes its first argument."""
-    method = node.op == "call_method" and str(node.target).endswith("_")
-    return method or (node.op == "call_function" and name_of(node) in IN_PLACE)
+    called = node.target if isinstance(node.target, str) else node.target.__name__
+    marked = called.endswith("_") and not called.endswith("__")
+    functional = node.op == "call_function" and (marked or name_of(node) in IN_PLACE)
+    return functional or (node.op == "call_method" and marked)
 
 
 def is_known(layer: nn.Module) -> bool:
@@ -95,10 +100,23 @@ def _has_a_forward_we_know(layer: nn.Module) -> bool:
 
 
 def has_hooks(layer: nn.Module) -> bool:
-    """Whether a hook could change what a layer reads or makes."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+    """Whether a hook, or a forward pass set on this very layer, could change what it does."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks) or has_forward_set(layer)
+
+
+def has_forward_set(module: nn.Module) -> bool:
+    """Whether the forward pass of this very module was replaced, not that of its class."""
+    return "forward" in vars(module)
+
+
+def spatial_rank(name: str) -> int | None:
+    """How many dimensions of positions an operation works on, where its name says so."""
+    digits = re.search(r"([123])d", name)
+    return int(digits[1]) if digits else None
 
 
 def is_scaled(layer: nn.Module) -> bool:
-    """Whether it is a BatchNorm whose scales rank its channels."""
-    return isinstance(layer, nn.BatchNorm2d) and layer.affine
+    """Whether it is a BatchNorm whose scales rank its channels: at 0 they say nothing."""
+    if not isinstance(layer, nn.BatchNorm2d) or not layer.affine:
+        return False
+    return _has_a_forward_we_know(layer) or is_silent_at_zero(layer)

@@ -173,6 +173,27 @@ def tensors_in(values: Any) -> list[Tensor]:
     return found
 
 
+def same_channels(before: Any, now: Any) -> bool:
+    """Whether nested values hold the same channels (signs left out), and the same settings."""
+    one, other = _leaves(before), _leaves(now)
+    return len(one) == len(other) and all(map(_same, one, other))
+
+
+def _leaves(values: Any) -> list[Any]:
+    found: list[Any] = []
+    fx.node.map_aggregate(values, found.append)
+    return found
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return type(a) is type(b) and bool(a == b)
+    if a.shape != b.shape:
+        return False
+    a, b = collapse(a, b)
+    return torch.equal(a.abs(), b.abs())
+
+
 def numbers_in(values: Any) -> Tensor:
     """All distinct channel numbers in nested values, signs left out."""
     found = [collapse(x)[0].flatten() for x in tensors_in(values)]

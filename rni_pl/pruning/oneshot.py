@@ -82,11 +82,15 @@ def prune(
     Raises:
         PruningError: an argument is not allowed, the network cannot be traced, or nothing
             in it can be pruned.
+
+    The pruned network computes what the given one does with the scales and biases of the removed
+    channels at 0, wherever activations make 0 of 0. One that does not (sigmoid, ``clamp(min=1)``)
+    makes a constant of a removed channel, which is gone, too, unless `absorb` folds it in.
     """
     request = Request(ratio, scope, coupled, target, round_to, min_channels)
     inputs = graphs.as_tuple(example_inputs)
     graph = graphs.trace(model, inputs)
-    plan = make_plan(model, graph, request, inputs[0].shape)
+    plan = make_plan(model, graph, request, inputs)
     pruned = surgery.remove(model, graph.layers, plan.keep)
     if not graph.complete:
         _check_training(model, pruned, inputs)

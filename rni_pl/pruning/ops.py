@@ -50,7 +50,7 @@ def call_layer(flow: "Flow", layer: nn.Module, args: tuple, kwargs: dict) -> Any
     """A layer, by its class."""
     x = args[0] if args else next(iter(kwargs.values()))
     if kinds.has_hooks(layer):
-        raise Unknown("has a forward hook")
+        raise Unknown("has a forward hook or a forward pass of its own")
     if str(flow.node.target) in flow.known:
         return layer_with_channels(flow, layer, x)
     if isinstance(layer, kinds.CONSTANT_PADS):
@@ -58,7 +58,7 @@ def call_layer(flow: "Flow", layer: nn.Module, args: tuple, kwargs: dict) -> Any
     if isinstance(layer, kinds.ELEMENTWISE_LAYERS):
         return x
     if isinstance(layer, kinds.POOLING_LAYERS):
-        return pooling(flow, x)
+        return pooling(flow, type(layer).__name__, x)
     if isinstance(layer, nn.ChannelShuffle):
         return shuffle(flow, x, layer.groups)
     if isinstance(layer, nn.Flatten | nn.Unflatten):
@@ -85,12 +85,14 @@ def call(flow: "Flow", args: tuple, kwargs: dict) -> Any:
 
 def call_on_one(flow: "Flow", name: str, x: Tensor, args: tuple, kwargs: dict) -> Any:
     """A function of one tensor."""
+    if name in kinds.FOLLOWED | kinds.ADDITIONS | kinds.DIVISIONS and flow.sizes_are_computed:
+        flow.hold_settings([v for v in (*args, *kwargs.values()) if not isinstance(v, Tensor)])
     if name in kinds.FOLLOWED or (name in kinds.DIVISIONS and x is args[0]):
         return x
     if name in kinds.ADDITIONS and len(args) == 2:
         return off_zero(x) if (args[0] if args[1] is x else args[1]) else x
     if name in kinds.POOLING:
-        return pooling(flow, x)
+        return pooling(flow, name, x)
     if name in kinds.REDUCTIONS:
         return reduction(x, *args[1:], **kwargs)
     if name == "pad":
@@ -102,9 +104,6 @@ def call_on_one(flow: "Flow", name: str, x: Tensor, args: tuple, kwargs: dict) -
 
 def call_on_two(flow: "Flow", name: str, a: Tensor, b: Tensor) -> Tensor:
     """A function of two tensors."""
-    maker = flow.node.args[0]
-    if kinds.is_in_place(flow.node) and kinds.name_of(maker) in kinds.MOVES | kinds.SPLITS:  # type: ignore[arg-type]
-        raise Unknown("changes a part of another tensor in place")
     if name in kinds.ADDITIONS | kinds.EXTREMA:
         return meet(flow, a, b)
     if name in kinds.PRODUCTS or (name in kinds.DIVISIONS and not bool(collapse(b)[0].any())):
@@ -200,7 +199,7 @@ def _over_channels(flow: "Flow", one: Tensor, many: Tensor, product: bool) -> Te
     """One channel (a spatial gate, a parameter) meets many: it stays, they are free to go."""
     flow.pin_all(one, f"is spread over other channels in {flow.place_name}")
     # A parameter is a function's: what it makes of 0 is up to it, as with sigmoid.
-    followed = product or not bool(collapse(one)[0].any())
+    followed = product or flow.adds_parameter
     return many if followed else off_zero(many)
 
 
@@ -215,8 +214,11 @@ def reduction(x: Tensor, dim: Any = None, keepdim: bool = False, **others: Any) 
     return x
 
 
-def pooling(flow: "Flow", x: Tensor) -> Any:
+def pooling(flow: "Flow", name: str, x: Tensor) -> Any:
     """Pooling and resizing work within each channel."""
+    rank = kinds.spatial_rank(name)
+    if rank is not None and x.ndim != rank + 2:
+        raise Unknown("is not given a batch of images, and works on the channels")
     vector, shape = channels(x, 1), flow.shapes[flow.node]
     if isinstance(shape, torch.Size):
         return place(vector, shape, 1)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rni_pl.pruning.numbering import Unknown, channels, off_zero, place
 
@@ -17,6 +17,8 @@ def constant_pad(flow: "Flow", layer: Any, x: Tensor) -> Tensor:
     front, back = _channel_padding(layer.padding, x)
     if min(front, back) < 0:
         raise Unknown("crops channels")
+    if front + back and not isinstance(layer, nn.ConstantPad3d):
+        raise Unknown("pads channels")
     if not front + back:
         return pad(flow, x, layer.padding, value=layer.value)
     vector = channels(x, 1)

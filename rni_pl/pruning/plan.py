@@ -1,13 +1,15 @@
 """What to remove: from scores and a request to a mask that is certain to fit."""
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rni_pl.errors import PruningError
 from rni_pl.pruning import budget, scores, selection
-from rni_pl.pruning.cost import CostModel, macs, parameter_count
+from rni_pl.pruning.cost import CostModel, macs_on, parameter_count
 from rni_pl.pruning.graph import ChannelGraph
 from rni_pl.pruning.valley import MAX_DEPTH, find_valley
 
@@ -51,10 +53,12 @@ class Plan:
     keep: Tensor
 
 
-def make_plan(model: nn.Module, graph: ChannelGraph, request: Request, shape: torch.Size) -> Plan:
+def make_plan(
+    model: nn.Module, graph: ChannelGraph, request: Request, inputs: tuple[Any, ...]
+) -> Plan:
     """Select, try the selection on the graph, and keep what turns out not to fit, until all fits.
 
-    `shape` is that of the example image, for counting multiply-accumulates.
+    `inputs` are the arguments of an example, for counting multiply-accumulates.
 
     Raises:
         PruningError: nothing can be pruned, the ratio leaves too little, or no valley is there.
@@ -65,7 +69,7 @@ def make_plan(model: nn.Module, graph: ChannelGraph, request: Request, shape: to
         candidates = scores.candidates(graph, by_layer, removable)
         if not len(candidates.units):
             raise PruningError(f"nothing to prune in {type(model).__name__}: {why_nothing(graph)}")
-        keep = _Selector(model, graph, candidates, request, shape).select()
+        keep = _Selector(model, graph, candidates, request, inputs).select()
         unfit = graph.unfit(keep)
         if unfit is None:
             return Plan(removable, keep)
@@ -83,10 +87,10 @@ class _Selector:
         graph: ChannelGraph,
         candidates: scores.Candidates,
         request: Request,
-        shape: torch.Size,
+        inputs: tuple[Any, ...],
     ) -> None:
         self.model, self.graph, self.candidates = model, graph, candidates
-        self.request, self.shape = request, shape
+        self.request, self.inputs = request, inputs
         self.groups = selection.groups_of(candidates)
 
     def select(self) -> Tensor:
@@ -100,9 +104,23 @@ class _Selector:
         if by_channels:
             selection.check_enough_left(self.candidates, ratio)
         if by_channels and self.request.round_to == 1:
-            return self._cut(ratio)  # the paper's rule, to the letter
+            keep = self._cut(ratio)  # the paper's rule, to the letter
+            self._warn_of_ties(keep, ratio)
+            return keep
         steps = int(self.candidates.channels.sum())
         return budget.cut_to_budget(self._cut, self._removed(), ratio, steps)
+
+    def _warn_of_ties(self, keep: Tensor, ratio: float) -> None:
+        """Warn where less goes because scores are the same: all that equal the quantile go."""
+        removed, scores = self._removed()(keep), self.candidates.scores
+        distinct = len(scores.unique())
+        if abs(removed - ratio) > 0.05 and distinct < 0.9 * len(scores):
+            warnings.warn(
+                f"prune.ratio={ratio}: {removed:.1%} of the channels go, as their {len(scores)} "
+                f"scores have {distinct} different values; was the network trained with a sparsity "
+                "regulariser?",
+                stacklevel=2,
+            )
 
     def _cut(self, ratio: float) -> Tensor:
         if ratio == 0:
@@ -137,7 +155,7 @@ class _Selector:
         if self.request.target == "params":
             dense, total = costs.params(everything), parameter_count(self.model)
             return lambda keep: (dense - costs.params(keep)) / total
-        dense, total = costs.macs(everything), macs(self.model, self.shape[1:])
+        dense, total = costs.macs(everything), macs_on(self.model, self.inputs)
         return lambda keep: (dense - costs.macs(keep)) / total
 
 
@@ -164,7 +182,11 @@ def why_nothing(graph: ChannelGraph) -> str:
     if not graph.scaled:
         return "it has no BatchNorm2d with scales"
     first = graph.scaled[0]
-    return f"{first} {why_stays(graph, int(graph.layers[first].outputs[0]))}"
+    unit = int(graph.layers[first].outputs[0])
+    hint = (
+        "" if unit in graph.reasons or unit not in graph.coupled else "; coupled=true prunes these"
+    )
+    return f"{first}: {why_stays(graph, unit)}{hint}"
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from rni_pl.pruning.numbering import LayerChannels
 from rni_pl.pruning.surgery import remove
@@ -26,6 +27,22 @@ def keeps_channels_apart(layer: nn.Module) -> bool:
         finally:
             layer.train(was_training)
     return _tried[layer]
+
+
+def is_silent_at_zero(norm: nn.BatchNorm2d) -> bool:
+    """Whether a norm layer with a forward pass of its own is constant at scale and bias 0.
+
+    Not so where it scales by ``1 + weight``, for one.
+    """
+    zeros = {key: torch.zeros_like(value) for key, value in norm.named_parameters(recurse=False)}
+    x = _noise(norm, norm.num_features)
+    was_training = norm.training
+    try:
+        with torch.no_grad():
+            made = functional_call(norm.eval(), zeros, x)
+    finally:
+        norm.train(was_training)
+    return bool((made == made[:1]).all())
 
 
 def _cuts(layer: nn.Module) -> list[LayerChannels]:

@@ -10,23 +10,32 @@ from torch import Tensor, nn
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """Set the running statistics of every BatchNorm to their average over batches of images.
 
-    Works in place, on batches of shape (N, C, H, W) on the model's device, and gives the number
+    A layer that is called several times for an image gets the average over all its calls. Works
+    in place, on batches of shape (N, C, H, W) on the model's device, and gives the number
     of batches seen; with none, nothing changes. Nothing but the statistics is changed.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [m for m in norms if m.track_running_stats]
     modes = {module: module.training for module in model.modules()}
     momenta = {m: m.momentum for m in norms}
+    calls = dict.fromkeys(norms, 0)
+
+    def average(norm: nn.Module, _: object) -> None:
+        calls[norm] += 1  # type: ignore[index]
+        norm.momentum = 1.0 / calls[norm]  # type: ignore[index]  # the first call replaces all
+
+    hooks = [m.register_forward_pre_hook(average) for m in norms]
     count = 0
-    model.eval()  # dropout stays off
+    model.eval()  # dropout stays off, inside of norm layers, too
     try:
+        for m in norms:
+            m.training = True
         for images in batches:
-            for m in norms:
-                m.train()
-                m.momentum = 1.0 / (count + 1)  # a plain average: the first batch replaces all
             model(images)
             count += 1
     finally:
+        for hook in hooks:
+            hook.remove()
         for m, momentum in momenta.items():
             m.momentum = momentum
         for module, training in modes.items():

@@ -21,6 +21,7 @@ class Candidates:
         group: index of the set of norm layers that a unit belongs to, shape (K,). In a plain
             network a group is one layer.
         layers: the norm layers of each group.
+        widths: the channels that a unit of each group has in each of these layers.
     """
 
     units: Tensor
@@ -28,6 +29,7 @@ class Candidates:
     channels: Tensor
     group: Tensor
     layers: list[tuple[str, ...]]
+    widths: list[tuple[int, ...]]
 
 
 def channel_scores(model: nn.Module, names: list[str]) -> dict[str, Tensor]:
@@ -58,6 +60,7 @@ def candidates(graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor
     channels = torch.zeros(graph.size, dtype=torch.long)
     group = torch.zeros(graph.size, dtype=torch.long)
     layers: list[tuple[str, ...]] = [()]  # of each group that was met on the way
+    widths: list[tuple[int, ...]] = [()]
     if scores:
         units = torch.cat([graph.layers[name].outputs for name in scores])
         total.index_add_(0, units, torch.cat(list(scores.values())))
@@ -67,6 +70,8 @@ def candidates(graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor
         before, place = group[units].unique(return_inverse=True)
         group[units] = len(layers) + place
         layers += [(*layers[g], name) for g in before.tolist()]
+        here = place.bincount() // group[units.unique()].unique(return_counts=True)[1]
+        widths += [(*widths[g], w) for g, w in zip(before.tolist(), here.tolist(), strict=True)]
     units = (removable & (channels > 0)).nonzero().flatten()
     index = {g: i for i, g in enumerate(dict.fromkeys(group[units].tolist()))}
     return Candidates(
@@ -75,4 +80,5 @@ def candidates(graph: ChannelGraph, scores: dict[str, Tensor], removable: Tensor
         channels=channels[units],
         group=torch.tensor([index[g] for g in group[units].tolist()], dtype=torch.long),
         layers=[layers[g] for g in index],
+        widths=[widths[g] for g in index],
     )

@@ -23,8 +23,8 @@ class Floor:
 
     def units(self, wanted: int, group: "Group") -> int:
         """Number of units to keep in a group, where `wanted` are above the threshold."""
-        step = self.round_to // math.gcd(self.round_to, group.width)
-        least = max(wanted, math.ceil(self.min_channels / group.width))
+        step = math.lcm(*(self.round_to // math.gcd(self.round_to, w) for w in group.widths))
+        least = max(wanted, math.ceil(self.min_channels / min(group.widths)))
         return min(math.ceil(least / step) * step, len(group.places))
 
 
@@ -32,21 +32,21 @@ class Floor:
 class Group:
     """The candidates of one layer, or of layers that are pruned alike, by falling score.
 
-    `places` are indices into the candidates; each has `width` channels in each of the layers.
+    `places` are indices into the candidates; `widths` says how many channels one of them has in
+    each of the layers.
     """
 
     places: Tensor
-    width: int
+    widths: tuple[int, ...]
 
 
 def groups_of(candidates: Candidates) -> list[Group]:
     """The candidates, layer by layer."""
     groups = []
-    for index, layers in enumerate(candidates.layers):
+    for index, widths in enumerate(candidates.widths):
         places = (candidates.group == index).nonzero().flatten()
         order = candidates.scores[places].argsort(descending=True, stable=True)
-        width = max(1, int(candidates.channels[places[0]]) // len(set(layers)))
-        groups.append(Group(places[order], width))
+        groups.append(Group(places[order], widths))
     return groups
 
 

@@ -6,7 +6,8 @@ for sizes and decide by them; what it decided is noted in the graph, for `Flow.r
 """
 
 import inspect
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -215,6 +216,23 @@ class StandIn(fx.Proxy):
 
     def __len__(self) -> int:
         return len(self.tracer.results[self.node])  # type: ignore[attr-defined]
+
+    # fx notes these as new results; what else holds the memory would not be known to change.
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._change(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._change(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._change(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._change(operator.itruediv, other)
+
+    def _change(self, operation: Callable, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
     def __getattr__(self, name: str) -> "StandInAttribute":
         return StandInAttribute(self, name)
