@@ -70,7 +70,7 @@ def train(
 def prune_finetune(
     model: nn.Module,
     dataset: str = "cifar10",
-    method: str = "rni",
+    method: str | None = None,
     prune_pc: float = 0.5,
     epochs: int = 160,
     lr: float = 0.1,
@@ -83,12 +83,14 @@ def prune_finetune(
     """Remove the share `prune_pc` of a network's channels, in [0, 1), and fine-tune what is left.
 
     `model` (as `train` or `load_model` return it, or any network for this data) is not changed;
-    `method` decides the scope, global or local. For the rest, results and errors included, see
-    `train`.
+    `method` decides the scope, global or local; None: the method that it was trained with, where
+    the network says so (as those of `train` and `load_model` do), otherwise ``"rni"``. For the
+    rest, results and errors included, see `train`.
     """
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     cfg = _configure("prune", [*settings, *overrides])
+    method = method or _method_of(model)
     regulariser = runs.make(config.compose_group("method", method), "method", Regulariser)
     cfg.prune.scope = cfg.prune.scope or regulariser.scope
     classifier = _wrap(model, method, cfg)
@@ -99,9 +101,15 @@ def prune_finetune(
 
 def _configure(command: str, settings: list[str]) -> DictConfig:
     cfg = config.compose_config(command, settings)
-    if cfg.existing == "continue":
+    if "existing=continue" in settings:
         raise ConfigError("existing=continue is for the commands; from Python give resume=RUN_DIR")
     return cfg
+
+
+def _method_of(model: nn.Module) -> str:
+    """The method that a network was trained with, as far as it says."""
+    known = getattr(model, "model_spec", None)
+    return known.method if known and known.method != "none" else "rni"
 
 
 def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:

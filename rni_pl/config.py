@@ -1,7 +1,8 @@
 """Configuration: where it lives, composing it, and checking it before heavy imports."""
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ def config_dir() -> str:
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return str(inside if inside.is_dir() else package.parent / "conf")
+
+
+# A path as a name can be added to: without a slash at its end.
+OmegaConf.register_new_resolver("path", lambda given: os.path.normpath(str(given)), replace=True)
 
 
 def remember(config: DictConfig, command: str, overrides: Sequence[str]) -> None:
@@ -114,6 +119,15 @@ def _unknown_choice(error: Exception) -> str | None:
         return None
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     return f"{group or 'config'}={choice}"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        found.update(inner or {prefix + key: value})
+    return found
 
 
 def one_line(error: Exception) -> str:

@@ -60,12 +60,6 @@ def _summary(run_dir: Path) -> dict[str, Any] | None:
 def _values(config: DictConfig) -> dict[str, Any]:
     """All values by their dotted names, but for those of one command."""
     values = configuration.plain(config)
-    return _flat({key: value for key, value in values.items() if key not in OF_ONE_COMMAND})
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat.update(inner or {prefix + key: value})
-    return flat
+    return configuration.flat(
+        {key: value for key, value in values.items() if key not in OF_ONE_COMMAND}
+    )

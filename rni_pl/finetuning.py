@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rni_pl import checkpoint, config, runs
+from rni_pl import checkpoint, config, rundir, runs
 from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
 from rni_pl.distillation import Distillation
-from rni_pl.errors import ConfigError
+from rni_pl.errors import ConfigError, UnknownChoiceError
 from rni_pl.files import read_json, write_json
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.outcome import Outcome
@@ -63,7 +63,8 @@ def prune_and_finetune(
         pruning = _pruning(cfg, classifier)
         if cfg.checkpoint != GIVEN:
             cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
-    with runs.begun(trainer, cfg, run_dir, anew=last is None):
+            _check_place(cfg.checkpoint, run_dir)
+    with rundir.begun(trainer, cfg, run_dir, anew=last is None):
         if pruning is None:
             summary = read_json(run_dir / BEFORE)
         else:
@@ -77,9 +78,18 @@ def prune_and_finetune(
     summary.update(epochs=trainer.current_epoch)
     summary.update(seconds=record.seconds, seed=cfg.seed)
     if trainer.is_global_zero:
-        runs.finish(trainer, cfg, summary, run_dir)
+        rundir.finish(trainer, cfg, summary, run_dir)
         print_table(summary)
     return Outcome(runs.finished(classifier), record, summary)
+
+
+def _check_place(given: str, run_dir: Path) -> None:
+    """Refuse to write over the run whose network is pruned."""
+    if run_dir.resolve() in checkpoint.locate(given).resolve().parents:
+        raise ConfigError(
+            f"checkpoint={given} is in {run_dir}, which this run would write over: choose another "
+            "hydra.run.dir"
+        )
 
 
 def _teacher(cfg: DictConfig, classifier: Classifier, last: Path | None) -> nn.Module:
@@ -158,10 +168,18 @@ def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
         return cfg
     if not isinstance(spec.data.get("choice"), str):
         raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
-    group = config.compose_group("data", spec.data["choice"])
+    try:
+        group = config.compose_group("data", spec.data["choice"])
+    except UnknownChoiceError as error:
+        raise ConfigError(
+            f"the network was trained on data={spec.data['choice']}, which is not known here: give "
+            "the --config-dir that has it again, or data=NAME"
+        ) from error
     OmegaConf.set_struct(group, False)
     stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
     stored = {k: v for k, v in stored.items() if k not in runs.NOT_INHERITED}
+    if "protocol=validation" in cfg.overrides and not stored.get("val_fraction"):
+        stored.pop("val_fraction", None)  # asked for: the share is the data's own
     given = {key: value for key, value in cfg.data.items() if value is not None}
     merged = OmegaConf.merge(cfg, {})
     OmegaConf.set_struct(merged, False)

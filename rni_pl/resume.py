@@ -21,6 +21,8 @@ from rni_pl.models.build import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
 OF_ONE_COMMAND = re.compile(r"[+~]*(resume|existing|allow|launch|search|hydra)\b")
+# Settings that made a run's network, beside its architecture and its pruning.
+SETTLED = ("method._target_", "init")
 
 
 def last_checkpoint(config: DictConfig) -> Path | None:
@@ -43,7 +45,8 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
     Sees to it that `last.ckpt` is the newest sound checkpoint of the run, see `restore_last`.
 
     Raises:
-        ConfigError: there is no such run, it is of another command, or an override is not trusted.
+        ConfigError: there is no such run, it is of another command, an override is not trusted,
+            or one given anew would change what is settled.
         CheckpointError: its network is not trusted, nor allowed by this command, or no checkpoint
             is sound.
     """
@@ -60,12 +63,39 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
             raise
         hint = "if the run was started with --config-dir, give that again"
         raise ConfigError(f"{error}; {hint}") from error
+    _check_epochs(run_dir, merged)
+    if given:
+        _check_given(configuration.compose_config(command, overrides, check_it=False), merged)
     OmegaConf.update(merged, "resume", str(config.resume))
     OmegaConf.update(merged, "allow", list(config.allow))
     if command == "prune" and isinstance(stored.get("checkpoint"), str):
         OmegaConf.update(merged, "checkpoint", stored["checkpoint"])
     configuration.check(merged)
     return merged
+
+
+def _check_epochs(run_dir: Path, now: DictConfig) -> None:
+    """Refuse to stop before the epoch that a run has come to."""
+    last, wanted = run_dir / "checkpoints" / "last.ckpt", now.trainer.max_epochs
+    if not last.is_file() or wanted is None or wanted < 0:
+        return
+    begun = checkpoint.read_plain(last, "resume").get("epoch", -1) + 1
+    if wanted < begun:
+        raise ConfigError(
+            f"trainer.max_epochs={wanted} is not allowed: {run_dir} has come to epoch {begun}"
+        )
+
+
+def _check_given(before: DictConfig, now: DictConfig) -> None:
+    """Refuse to change what is settled in a run: its network, and how that was pruned."""
+    there, here = (configuration.flat(configuration.plain(each)) for each in (before, now))
+    for key in there | here:
+        settled = key in SETTLED or key.startswith(("arch.", "prune."))
+        if settled and there.get(key) != here.get(key):
+            raise ConfigError(
+                f"resume= cannot change {key} from {there.get(key)!r} to {here.get(key)!r}: the "
+                "network is made already; start a new run"
+            )
 
 
 def read_run(command: str, config: DictConfig, run_dir: Path) -> tuple[dict, list[str]]:
@@ -146,7 +176,12 @@ def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
     elsewhere = key in groups and not re.fullmatch(r"[\w-]+", value)
     # A checkpoint brings its own weights; without one the run would fetch them, or load a file.
     fetches = key.removeprefix("arch.") in WEIGHT_ARGUMENTS and not has_checkpoint(run_dir)
-    named = elsewhere or re.search(r"\b_\w+_\b", item) or "/" in key or "@" in key
+    named = (
+        elsewhere
+        or re.search(r"\b_(target|partial|args|recursive|convert)_\b", item)
+        or "/" in key
+        or "@" in key
+    )
     if named or (fetches and item not in config.overrides):
         raise ConfigError(f"{run_dir}: {item!r} in its config.yaml is not trusted")
 

@@ -3,8 +3,6 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import checkpoint, hardware, sync, tensorboard
+from rni_pl import checkpoint, hardware, sync
 from rni_pl.callbacks import (
     BestCheckpoint,
     Continuation,
@@ -33,34 +31,17 @@ from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import (
-    CheckpointError,
     ConfigError,
-    DataError,
-    PruningError,
     RniError,
     StorageError,
     first_line,
 )
-from rni_pl.files import storage_errors, write_json, write_whole
+from rni_pl.files import storage_errors, write_json
 from rni_pl.resume import resumed_step
 from rni_pl.sharing import shared
 
-# What a run writes.
-RUN_FILES = (
-    "config.yaml",
-    "hparams.yaml",
-    "summary.json",
-    "before_finetuning.json",
-    "failure.json",
-    "events.out.*",
-    "checkpoints/*.ckpt",  # one that was being written when the run was killed included
-)
-
 # Values of the data configuration that concern one run alone.
 NOT_INHERITED = ("_target_", "source", "seed")
-
-# What a user gave wrong: found before the first step, it leaves no run directory behind.
-MISTAKES = (ConfigError, DataError, CheckpointError, PruningError)
 
 
 def make(node: DictConfig, what: str, kind: type) -> Any:
@@ -127,6 +108,9 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
         callbacks = [*callbacks, RichModelSummary(max_depth=1)]
     if arguments.pop("sync_batchnorm"):
         callbacks = [*callbacks, SyncBatchNorm()]
+    if "logger" in arguments:
+        raise ConfigError("trainer.logger is not allowed: a run is logged to TensorBoard")
+    callbacks = [*callbacks, *_own_callbacks(arguments.pop("callbacks", []))]
     folder = run_dir / "checkpoints"
     callbacks = [*callbacks, Continuation(), StopOnDivergence(), StopOnSignal(folder / "last.ckpt")]
     callbacks = [*callbacks, BestCheckpoint(folder), LastCheckpoint(folder)]
@@ -149,6 +133,13 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
         )
     trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
+
+
+def _own_callbacks(nodes: Any) -> list[pl.Callback]:
+    """What the user adds: `+trainer.callbacks=[{_target_: ...}]`."""
+    if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
+        raise ConfigError("trainer.callbacks is not allowed; allowed: a list of {_target_: ...}")
+    return [make(DictConfig(node), "trainer.callbacks", pl.Callback) for node in nodes]
 
 
 def _quieten() -> None:
@@ -221,44 +212,3 @@ def finished(classifier: Classifier) -> nn.Module:
     model = classifier.model.cpu().to(memory_format=torch.contiguous_format).eval()
     model.model_spec = classifier.spec  # type: ignore[assignment]
     return model
-
-
-@contextmanager
-def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path, anew: bool) -> Iterator[None]:
-    """Make room for a run and write its resolved configuration, for as long as it is under way.
-
-    If it starts `anew`, what an earlier run left in the same directory is removed, so that nothing
-    of it can pass for the new one's; and if a mistake of the user's ends it before its first step,
-    nothing is left of it.
-    """
-    if trainer.is_global_zero:
-        if anew and clear(run_dir) and config.resume is None:
-            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    try:
-        yield
-    except MISTAKES:
-        if trainer.is_global_zero and anew and not trainer.global_step:
-            clear(run_dir)
-        raise
-
-
-def clear(run_dir: Path) -> bool:
-    """Remove what a run writes; whether there was anything."""
-    found = [file for name in RUN_FILES for file in run_dir.glob(name)]
-    for file in found:
-        file.unlink()
-    with suppress(OSError):  # not there, or it holds files of others
-        (run_dir / "checkpoints").rmdir()
-    return bool(found)
-
-
-def finish(trainer: pl.Trainer, config: DictConfig, summary: dict[str, Any], run_dir: Path) -> None:
-    """Write the figures of a run that is done: `summary.json`, and its row in TensorBoard."""
-    write_json(summary, run_dir / "summary.json")
-    tensorboard.add_hyperparameters(
-        trainer.logger.experiment,  # type: ignore[union-attr]
-        tensorboard.hyperparameters(config, summary),
-        tensorboard.final_metrics(summary),
-    )

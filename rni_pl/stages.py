@@ -29,7 +29,7 @@ def run(stage: str, config: DictConfig, run_dir: Path, **options: Any) -> Outcom
     count = launch.processes(config.trainer)
     if count > 1:
         return launch.launch(stage, config, run_dir, count, options)
-    if count == 1:
+    if count == 1 and str(config.trainer.strategy).startswith("ddp"):
         # DDP of one process would leave its environment variables to the next job of a sweep.
         OmegaConf.update(config, "trainer.strategy", "auto")
     return STAGES[stage](config, run_dir, **options)

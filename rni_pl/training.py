@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl import runs
+from rni_pl import rundir, runs
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
@@ -38,7 +38,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     runs.check_norms(config, classifier.model)
     history = History()
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
-    with runs.begun(trainer, config, run_dir, anew=last is None):
+    with rundir.begun(trainer, config, run_dir, anew=last is None):
         runs.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = runs.test(trainer, classifier, data)
     spec = classifier.spec
@@ -57,7 +57,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
         "seed": config.seed,
     }
     if trainer.is_global_zero:
-        runs.finish(trainer, config, summary, run_dir)
+        rundir.finish(trainer, config, summary, run_dir)
     return Outcome(runs.finished(classifier), history.record, summary)
 
 

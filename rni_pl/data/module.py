@@ -17,6 +17,7 @@ from rni_pl.data.images import (
     train_val_split,
 )
 from rni_pl.data.loader import BatchLoader
+from rni_pl.errors import DataError
 
 
 class ImageData(pl.LightningDataModule):
@@ -71,6 +72,10 @@ class ImageData(pl.LightningDataModule):
         if self.classes:
             return
         images = self.source(root=self.root)
+        if not isinstance(images, Images):
+            source = getattr(self.source, "func", self.source)
+            name = getattr(source, "__qualname__", repr(source))
+            raise DataError(f"data.source: {name} returned {type(images).__name__}, not Images")
         images.check()
         measured: Any = (None, None)
         if None in self._statistics:

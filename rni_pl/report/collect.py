@@ -135,7 +135,7 @@ def collect(directories: Iterable[Path]) -> Found:
 
 
 def _run_directories(top: Path, problems: list[Problem]) -> Iterator[Path]:
-    """Directories that a run has written to, in a fixed order."""
+    """Directories that a run has written to, in a fixed order; hidden ones are left out."""
 
     def unreadable(error: OSError) -> None:
         problems.append(
@@ -143,7 +143,7 @@ def _run_directories(top: Path, problems: list[Problem]) -> Iterator[Path]:
         )
 
     for folder, below, files in os.walk(top, onerror=unreadable):
-        below.sort()
+        below[:] = sorted(name for name in below if not name.startswith("."))
         path = Path(folder)
         has_checkpoints = "checkpoints" in below and any((path / "checkpoints").glob("*.ckpt"))
         if has_checkpoints or "summary.json" in files or _is_config_of_ours(path, files):

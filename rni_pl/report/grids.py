@@ -159,11 +159,14 @@ def kept(row: Row) -> dict[str, float]:
 
 
 def widths(table: Table) -> dict[str, int]:
-    """Norm layer -> number of channels before pruning; empty where no summary says so for all."""
+    """Norm layer -> number of channels before pruning; empty where no one number is that of all."""
     found: dict[str, int] = {}
     pruned = [run for row in table.rows for run in row.runs if run.is_pruned]
     for run in pruned:
-        found.update(run.summary.get("widths", {}))
+        own = run.summary.get("widths", {})
+        if any(found.get(layer, width) != width for layer, width in own.items()):
+            return {}
+        found.update(own)
     layers = {name for run in pruned for name in run.summary["kept"]}
     return found if layers <= found.keys() else {}
 

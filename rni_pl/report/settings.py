@@ -10,7 +10,8 @@ from rni_pl.report.collect import Run
 
 # What has no bearing on the figures, or is a column of its own.
 LEFT_OUT = {
-    "seed", "data.seed", "data.split_seed", "checkpoint", "resume", "allow", "command",
+    "seed", "data.seed", "data.split_seed", "checkpoint", "resume", "existing", "allow",
+    "command",
     "prune.ratio", "prune.latency", "data.choice", "data.name", "data.workers",
     "data.eval_batch_size",
 }  # fmt: skip
@@ -21,6 +22,10 @@ OF_TRAINER = {
     "limit_test_batches", "overfit_batches", "accumulate_grad_batches", "gradient_clip_val",
     "gradient_clip_algorithm", "sync_batchnorm", "precision", "check_val_every_n_epoch",
 }  # fmt: skip
+
+
+# How far the accuracy of one network may be apart where another machine measures it.
+NOISE = 0.002
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,9 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
 def parent_of(run: Run, runs: Iterable[Run]) -> Run | None:
     """The training run that a pruned one started from, if it is among `runs`.
 
-    The path in its configuration decides. Where runs were moved since, the directory's name and
-    the figures of the dense network must agree with one run alone.
+    The path in its configuration decides, unless the figures of the dense network show that the
+    run there is another one by now. Where runs were moved since, the directory's name and these
+    figures must agree with one run alone.
     """
     given = _checkpoint(run)
     if not run.is_pruned or given is None:
@@ -77,16 +83,18 @@ def parent_of(run: Run, runs: Iterable[Run]) -> Run | None:
     trained = [other for other in runs if not other.is_pruned]
     for other in trained:
         if other.path.resolve() == path:
-            return other
-    dense = ("acc_dense", "params_dense", "macs_dense", "method")
-    alike = [
-        other
-        for other in trained
-        if other.path.resolve().name == path.name
-        and [other.summary[key] for key in ("test_acc", "params", "macs", "method")]
-        == [run.summary[key] for key in dense]
-    ]
+            return other if _is_dense_network_of(run, other, NOISE) else None
+    named = [other for other in trained if other.path.resolve().name == path.name]
+    alike = [other for other in named if _is_dense_network_of(run, other)]
     return alike[0] if len(alike) == 1 else None
+
+
+def _is_dense_network_of(run: Run, other: Run, noise: float = 0.0) -> bool:
+    """Whether a pruned run started from a network with the figures of a training run."""
+    before = (run.summary[key] for key in ("params_dense", "macs_dense", "method"))
+    figures = (other.summary[key] for key in ("params", "macs", "method"))
+    near = abs(run.summary["acc_dense"] - other.summary["test_acc"]) <= noise
+    return near and list(before) == list(figures)
 
 
 def _checkpoint(run: Run) -> str | None:
@@ -105,21 +113,21 @@ def _short_names(paths: Iterable[str]) -> dict[str, str]:
 
 def _settings(run: Run, parent: Run | None, names: Mapping[str, str]) -> _Settings:
     if not run.is_pruned:
-        return _Settings(_relevant(run.settings), {})
-    pruning = _relevant(run.settings)
+        return _Settings(_relevant(run), {})
+    pruning = _relevant(run)
     pruning["prune.scope"] = run.summary["scope"]
     pruning["prune.target"] = run.summary.get("target", "channels")
     if parent is not None:
         file = Path(_checkpoint(run) or "").name
         other = file if file.endswith(".ckpt") and file != "best.ckpt" else None
-        return _Settings({**_relevant(parent.settings), "checkpoint": other}, pruning)
+        return _Settings({**_relevant(parent), "checkpoint": other}, pruning)
     return _Settings({"checkpoint": names.get(_checkpoint(run) or "")}, pruning)
 
 
-def _relevant(settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    if settings is None:
-        return {"config.yaml": "missing"}
-    return {"config.yaml": None, **{k: v for k, v in settings.items() if matters(k)}}
+def _relevant(run: Run) -> dict[str, Any]:
+    if run.settings is None:
+        return {"config.yaml": "missing", "epochs": run.summary.get("epochs")}
+    return {"config.yaml": None, **{k: v for k, v in run.settings.items() if matters(k)}}
 
 
 def matters(key: str) -> bool:

@@ -1,0 +1,100 @@
+"""The files of a run in its directory: made room for, written, brought back."""
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig, OmegaConf
+
+from rni_pl import tensorboard
+from rni_pl.errors import CheckpointError, ConfigError, DataError, PruningError
+from rni_pl.files import write_json, write_whole
+
+# What a run writes.
+RUN_FILES = (
+    "config.yaml",
+    "hparams.yaml",
+    "summary.json",
+    "before_finetuning.json",
+    "failure.json",
+    "events.out.*",
+    "checkpoints/*.ckpt",  # one that was being written when the run was killed included
+)
+
+# Where a run that is being replaced waits until the new one has taken its first steps.
+REPLACED = ".replaced"
+
+# What a user gave wrong: found before the first step, it leaves no run directory behind.
+MISTAKES = (ConfigError, DataError, CheckpointError, PruningError)
+
+
+@contextmanager
+def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path, anew: bool) -> Iterator[None]:
+    """Make room for a run and write its resolved configuration, for as long as it is under way.
+
+    If it starts `anew`, what an earlier run left in the same directory is set aside, so that
+    nothing of it can pass for the new one's. It is back where a mistake of the user's ends the new
+    one before its first step, and deleted otherwise.
+    """
+    aside = run_dir / REPLACED
+    if trainer.is_global_zero:
+        if anew and set_aside(run_dir, aside) and config.resume is None:
+            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    try:
+        yield
+    except MISTAKES:
+        if trainer.is_global_zero and anew and not trainer.global_step:
+            clear(run_dir)
+            bring_back(run_dir, aside)
+        raise
+    finally:
+        if trainer.is_global_zero:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_aside(run_dir: Path, aside: Path) -> bool:
+    """Move what a run wrote into another directory; whether there was anything."""
+    found = _files(run_dir)
+    shutil.rmtree(aside, ignore_errors=True)
+    for file in found:
+        place = aside / file.relative_to(run_dir)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(place)
+    clear(run_dir)
+    return bool(found)
+
+
+def bring_back(run_dir: Path, aside: Path) -> None:
+    """Undo `set_aside`."""
+    for file in _files(aside):
+        place = run_dir / file.relative_to(aside)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(place)
+
+
+def clear(run_dir: Path) -> None:
+    """Remove what a run writes."""
+    for file in _files(run_dir):
+        file.unlink()
+    with suppress(OSError):  # not there, or it holds files of others
+        (run_dir / "checkpoints").rmdir()
+
+
+def _files(run_dir: Path) -> list[Path]:
+    return [file for name in RUN_FILES for file in run_dir.glob(name)]
+
+
+def finish(trainer: pl.Trainer, config: DictConfig, summary: dict[str, Any], run_dir: Path) -> None:
+    """Write the figures of a run that is done: `summary.json`, and its row in TensorBoard."""
+    write_json(summary, run_dir / "summary.json")
+    tensorboard.add_hyperparameters(
+        trainer.logger.experiment,  # type: ignore[union-attr]
+        tensorboard.hyperparameters(config, summary),
+        tensorboard.final_metrics(summary),
+    )
