@@ -25,7 +25,7 @@ OF_TRAINER = {
 
 
 # How far the accuracy of one network may be apart where another machine measures it.
-NOISE = 0.002
+NOISE = 0.0025
 
 
 @dataclass(frozen=True)

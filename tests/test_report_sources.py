@@ -1,0 +1,44 @@
+"""Which runs the report takes to belong together, and which not."""
+
+import json
+from pathlib import Path
+
+from made_up_runs import PRUNE, TRAIN, only_table, pruned_run, put, trained_run
+
+from rni_pl.report import grids
+from rni_pl.report.collect import collect
+from rni_pl.report.settings import parent_of
+
+
+def test_a_run_that_was_replaced_is_no_parent(tmp_path: Path) -> None:
+    dense = trained_run(tmp_path / "dense")
+    pruned_run(tmp_path / "half", dense)
+    for accuracy, known in ((0.9, True), (0.9011, True), (0.91, False)):  # measured elsewhere
+        summary = {**TRAIN, "test_acc": accuracy}
+        (dense / "summary.json").write_text(json.dumps(summary))
+        found = collect([tmp_path]).runs
+        pruned = next(run for run in found if run.is_pruned)
+        assert (parent_of(pruned, found) is not None) is known
+
+
+def test_summaries_of_other_budgets_are_not_averaged(tmp_path: Path) -> None:
+    put(tmp_path / "a", TRAIN)
+    put(tmp_path / "b", {**TRAIN, "epochs": 160, "test_acc": 0.95, "seed": 1})
+    assert [len(row.runs) for row in only_table(tmp_path).rows] == [1, 1]
+
+
+def test_layers_of_two_widths_have_no_dense_column(tmp_path: Path) -> None:
+    dense = trained_run(tmp_path / "dense")
+    pruned_run(tmp_path / "half", dense)
+    assert grids.kept_by_layer(only_table(tmp_path)).header[:2] == ["layer", "dense"]
+    wider = {name: 2 * width for name, width in PRUNE["widths"].items()}
+    pruned_run(tmp_path / "quarter", dense, ratio=0.75, widths=wider)
+    grid = grids.kept_by_layer(only_table(tmp_path))
+    assert grid.header[0] == "layer"
+    assert "dense" not in grid.header
+
+
+def test_what_waits_in_a_hidden_directory_is_no_run(tmp_path: Path) -> None:
+    trained_run(tmp_path / "dense")
+    trained_run(tmp_path / "dense" / ".replaced")
+    assert [run.name for run in collect([tmp_path]).runs] == ["dense"]
