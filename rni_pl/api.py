@@ -90,9 +90,8 @@ def prune_finetune(
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     cfg = _configure("prune", [*settings, *overrides])
-    method = method or _method_of(model)
-    regulariser = runs.make(config.compose_group("method", method), "method", Regulariser)
-    cfg.prune.scope = cfg.prune.scope or regulariser.scope
+    method, scope = _method_and_scope(model, method)
+    cfg.prune.scope = cfg.prune.scope or scope
     classifier = _wrap(model, method, cfg)
     with _directory(run_dir) as directory:
         options = {"watch_test": True, "classifier": classifier}
@@ -101,15 +100,19 @@ def prune_finetune(
 
 def _configure(command: str, settings: list[str]) -> DictConfig:
     cfg = config.compose_config(command, settings)
-    if "existing=continue" in settings:
+    if any(item.lstrip("+") == "existing=continue" for item in settings):
         raise ConfigError("existing=continue is for the commands; from Python give resume=RUN_DIR")
     return cfg
 
 
-def _method_of(model: nn.Module) -> str:
-    """The method that a network was trained with, as far as it says."""
+def _method_and_scope(model: nn.Module, method: str | None) -> tuple[str, str]:
+    """What a network was trained with, as far as it says, or the method given and its scope."""
     known = getattr(model, "model_spec", None)
-    return known.method if known and known.method != "none" else "rni"
+    if method is None and known and known.method != "none":
+        return known.method, known.scope
+    method = method or "rni"
+    regulariser = runs.make(config.compose_group("method", method), "method", Regulariser)
+    return method, regulariser.scope
 
 
 def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:

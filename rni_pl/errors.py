@@ -1,6 +1,7 @@
 """Errors a user can cause and mend; the commands print them as one line and exit with 2."""
 
 import signal
+from typing import Any
 
 
 class RniError(ValueError):
@@ -17,6 +18,9 @@ class UnknownChoiceError(ConfigError):
     def __init__(self, message: str, override: str) -> None:
         super().__init__(message)
         self.override = override
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.override)  # between processes
 
 
 class DataError(RniError):

@@ -85,7 +85,8 @@ def prune_and_finetune(
 
 def _check_place(given: str, run_dir: Path) -> None:
     """Refuse to write over the run whose network is pruned."""
-    if run_dir.resolve() in checkpoint.locate(given).resolve().parents:
+    file = checkpoint.locate(given).resolve()
+    if file in [other.resolve() for other in rundir.files_of(run_dir)]:
         raise ConfigError(
             f"checkpoint={given} is in {run_dir}, which this run would write over: choose another "
             "hydra.run.dir"

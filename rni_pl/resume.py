@@ -63,7 +63,8 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
             raise
         hint = "if the run was started with --config-dir, give that again"
         raise ConfigError(f"{error}; {hint}") from error
-    _check_epochs(run_dir, merged)
+    if any(item.startswith("trainer.max_epochs=") for item in given):
+        _check_epochs(run_dir, merged)
     if given:
         _check_given(configuration.compose_config(command, overrides, check_it=False), merged)
     OmegaConf.update(merged, "resume", str(config.resume))

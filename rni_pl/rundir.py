@@ -37,30 +37,36 @@ def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path, anew: bool) ->
     """Make room for a run and write its resolved configuration, for as long as it is under way.
 
     If it starts `anew`, what an earlier run left in the same directory is set aside, so that
-    nothing of it can pass for the new one's. It is back where a mistake of the user's ends the new
-    one before its first step, and deleted otherwise.
+    nothing of it can pass for the new one's. It is back where the new one ends before its first
+    step, and deleted otherwise. Where a mistake of the user's ends it so, nothing else is left.
     """
     aside = run_dir / REPLACED
-    if trainer.is_global_zero:
-        if anew and set_aside(run_dir, aside) and config.resume is None:
-            warnings.warn(f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3)
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    here = trainer.is_global_zero
     try:
+        if here:
+            if anew and set_aside(run_dir, aside) and config.resume is None:
+                warnings.warn(
+                    f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3
+                )
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
         yield
-    except MISTAKES:
-        if trainer.is_global_zero and anew and not trainer.global_step:
+    except BaseException as error:
+        came_to_nothing = here and anew and not trainer.global_step
+        if came_to_nothing and (aside.is_dir() or isinstance(error, MISTAKES)):
             clear(run_dir)
             bring_back(run_dir, aside)
         raise
     finally:
-        if trainer.is_global_zero:
+        if here:
             shutil.rmtree(aside, ignore_errors=True)
 
 
 def set_aside(run_dir: Path, aside: Path) -> bool:
     """Move what a run wrote into another directory; whether there was anything."""
-    found = _files(run_dir)
+    if not files_of(run_dir):  # a process that was killed has set it aside already
+        bring_back(run_dir, aside)
+    found = files_of(run_dir)
     shutil.rmtree(aside, ignore_errors=True)
     for file in found:
         place = aside / file.relative_to(run_dir)
@@ -72,7 +78,7 @@ def set_aside(run_dir: Path, aside: Path) -> bool:
 
 def bring_back(run_dir: Path, aside: Path) -> None:
     """Undo `set_aside`."""
-    for file in _files(aside):
+    for file in files_of(aside):
         place = run_dir / file.relative_to(aside)
         place.parent.mkdir(parents=True, exist_ok=True)
         file.rename(place)
@@ -80,13 +86,14 @@ def bring_back(run_dir: Path, aside: Path) -> None:
 
 def clear(run_dir: Path) -> None:
     """Remove what a run writes."""
-    for file in _files(run_dir):
+    for file in files_of(run_dir):
         file.unlink()
     with suppress(OSError):  # not there, or it holds files of others
         (run_dir / "checkpoints").rmdir()
 
 
-def _files(run_dir: Path) -> list[Path]:
+def files_of(run_dir: Path) -> list[Path]:
+    """What a run has written."""
     return [file for name in RUN_FILES for file in run_dir.glob(name)]
 
 

@@ -16,7 +16,7 @@ from rni_pl.callbacks import SparsityRegulariser
 from rni_pl.errors import ConfigError, PruningError
 from rni_pl.penalties import L1
 from rni_pl.pruning import prune, recalibrate
-from rni_pl.pruning.cost import CostModel, macs
+from rni_pl.pruning.cost import CostModel, macs, macs_on
 from rni_pl.pruning.graph import trace
 
 
@@ -109,6 +109,29 @@ def test_arguments_of_any_kind(several: bool, target: str) -> None:
     pruned, report = prune(model, inputs, 0.5, target=target)
     with torch.no_grad():
         assert difference(pruned(*inputs), masked(model, report)(*inputs)) < 1e-5
+
+
+def test_macs_of_networks_in_another_precision() -> None:
+    model = randomise(Named()).double().eval()
+    inputs = ({"image": torch.randn(2, 3, 8, 8)}, torch.randn(3, 1, 1))
+    everything = macs_on(model, inputs)
+    assert everything == macs_on(model, ({"image": torch.randn(1, 3, 8, 8)},)) > 0
+
+
+def test_numbers_do_not_change_in_place() -> None:
+    def flattened(net: Net, x: Tensor) -> Tensor:
+        n, c, h, w = (x := net.stem(x)).shape
+        d = c
+        d += 1
+        return net.head(x.view(n, c, h * w).view(n, d - 1, h, w))
+
+    def odd(net: Net, x: Tensor) -> Tensor:
+        c = (x := net.stem(x)).shape[1]
+        return net.head(x.view(-1, c, 16, 16) if (c & 64) == 0 else -x)
+
+    for function in (flattened, odd):
+        model, x = prepared(lambda function=function: Net(function))
+        assert "stem.1" in check(model, x, ratio=0.5).kept
 
 
 def test_every_layer_of_a_unit_keeps_its_floor() -> None:

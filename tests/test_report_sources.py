@@ -21,6 +21,14 @@ def test_a_run_that_was_replaced_is_no_parent(tmp_path: Path) -> None:
         assert (parent_of(pruned, found) is not None) is known
 
 
+def test_a_run_from_another_epoch_has_its_parent(tmp_path: Path) -> None:
+    dense = trained_run(tmp_path / "dense")
+    pruned_run(tmp_path / "half", dense / "checkpoints" / "last.ckpt", acc_dense=0.7)
+    found = collect([tmp_path]).runs
+    pruned = next(run for run in found if run.is_pruned)
+    assert parent_of(pruned, found) is not None
+
+
 def test_summaries_of_other_budgets_are_not_averaged(tmp_path: Path) -> None:
     put(tmp_path / "a", TRAIN)
     put(tmp_path / "b", {**TRAIN, "epochs": 160, "test_acc": 0.95, "seed": 1})

@@ -1,5 +1,6 @@
 """Going on with a run from its directory, which nobody has to trust."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import torch
 import yaml
 from conftest import SHORT
 from test_commands import summary
+
+from rni_pl.errors import UnknownChoiceError
 
 
 @pytest.mark.parametrize("stage", ["train", "prune"])
@@ -46,6 +49,11 @@ def test_settings_of_ones_own_are_given_again(
     finished = command("train", again, "resume=mine")
     assert finished.status == 0, finished.err
     assert summary(Path("mine"))["epochs"] == 2
+
+
+def test_an_unknown_choice_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(UnknownChoiceError("arch=x is unknown", "arch=x")))
+    assert (str(error), error.override) == ("arch=x is unknown", "arch=x")
 
 
 def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch, epochs: int = 1) -> None:

@@ -10,6 +10,7 @@ from conftest import SHORT
 from test_commands import summary
 
 import rni_pl
+from rni_pl import rundir
 
 START = ("arch=resnet20", "data=digits", *SHORT)
 
@@ -39,6 +40,30 @@ def test_a_run_is_back_where_the_next_one_fails(command: Callable, run: Path) ->
     before = files(run)
     failed = command("train", *START, "trainer.max_time=00:00:00:00", f"hydra.run.dir={run}")
     assert failed.status == 2
+    assert "before its first validation" in failed.err
+    assert files(run) == before
+
+
+def test_a_run_is_back_where_the_next_one_breaks_down(
+    command: Callable, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(run)
+    monkeypatch.setattr("pytorch_lightning.callbacks.Timer.on_train_start", breaks_down)
+    timer = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.Timer}]"
+    broken = command("train", *START, timer, f"hydra.run.dir={run}")
+    assert broken.status == 1
+    assert "no memory left" in broken.err
+    assert files(run) == before
+
+
+def breaks_down(*_: object) -> None:
+    raise RuntimeError("no memory left")
+
+
+def test_a_run_that_waits_after_a_kill_is_back(command: Callable, run: Path) -> None:
+    before = files(run)
+    rundir.set_aside(run, run / ".replaced")  # and the process was killed
+    failed = command("train", *START, "trainer.max_time=00:00:00:00", f"hydra.run.dir={run}")
     assert "before its first validation" in failed.err
     assert files(run) == before
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.pruning.graph import ChannelGraph, LayerChannels
-from rni_pl.pruning.numbering import map_tensors
+from rni_pl.pruning.numbering import map_tensors, tensors_in
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -22,16 +22,22 @@ def macs(model: nn.Module, image_shape: Sequence[int]) -> int:
 
 
 def macs_on(model: nn.Module, inputs: tuple[Any, ...]) -> int:
-    """Multiply-accumulates of a forward pass on the first image of `inputs`, a batch."""
+    """Multiply-accumulates of one image, with the arguments that the forward pass takes.
+
+    The first tensor among them is a batch of images, or of what goes with one image each.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     modes = {module: module.training for module in model.modules()}
-    one = map_tensors(inputs, lambda x: x[:1] if x.ndim else x)
+    like = next(model.parameters())
+    inputs = map_tensors(
+        inputs, lambda x: x.to(like) if x.is_floating_point() else x.to(like.device)
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(*one)
+        model.eval()(*inputs)
     for module, training in modes.items():
         module.training = training
-    return counter.get_total_flops() // 2
+    return counter.get_total_flops() // 2 // len(tensors_in(inputs)[0])
 
 
 class CostModel:

@@ -72,8 +72,10 @@ def is_in_place(node: fx.Node) -> bool:
     """Whether a node changes its first argument."""
     called = node.target if isinstance(node.target, str) else node.target.__name__
     marked = called.endswith("_") and not called.endswith("__")
-    functional = node.op == "call_function" and (marked or name_of(node) in IN_PLACE)
-    return functional or (node.op == "call_method" and marked)
+    if node.op == "call_function":  # Python's own `and_` is none of these
+        marked = marked and getattr(node.target, "__module__", "") != "_operator"
+        return marked or called in IN_PLACE
+    return node.op == "call_method" and marked
 
 
 def is_known(layer: nn.Module) -> bool:

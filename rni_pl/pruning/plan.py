@@ -111,14 +111,17 @@ class _Selector:
         return budget.cut_to_budget(self._cut, self._removed(), ratio, steps)
 
     def _warn_of_ties(self, keep: Tensor, ratio: float) -> None:
-        """Warn where less goes because scores are the same: all that equal the quantile go."""
+        """Warn where many channels share the score at the quantile: all of them go, or none."""
         removed, scores = self._removed()(keep), self.candidates.scores
-        distinct = len(scores.unique())
-        if abs(removed - ratio) > 0.05 and distinct < 0.9 * len(scores):
+        limits = selection.thresholds(self.candidates, self.groups, ratio, self.request.scope)
+        alike = max(
+            int((scores[group.places] == limit).sum())
+            for group, limit in zip(self.groups, limits, strict=True)
+        )
+        if abs(removed - ratio) > 0.05 and alike > 1:
             warnings.warn(
-                f"prune.ratio={ratio}: {removed:.1%} of the channels go, as their {len(scores)} "
-                f"scores have {distinct} different values; was the network trained with a sparsity "
-                "regulariser?",
+                f"prune.ratio={ratio}: {removed:.1%} of the channels go, as {alike} of a layer "
+                "have the very score that divides them",
                 stacklevel=2,
             )
 

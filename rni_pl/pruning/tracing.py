@@ -232,6 +232,8 @@ class StandIn(fx.Proxy):
         return self._change(operator.itruediv, other)
 
     def _change(self, operation: Callable, other: Any) -> fx.Proxy:
+        if not isinstance(self.tracer.results[self.node], Tensor):  # type: ignore[attr-defined]
+            return NotImplemented  # numbers do not change in place
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
     def __getattr__(self, name: str) -> "StandInAttribute":

@@ -83,7 +83,8 @@ def parent_of(run: Run, runs: Iterable[Run]) -> Run | None:
     trained = [other for other in runs if not other.is_pruned]
     for other in trained:
         if other.path.resolve() == path:
-            return other if _is_dense_network_of(run, other, NOISE) else None
+            known = _is_dense_network_of(run, other, NOISE) or _of_another_epoch(given)
+            return other if known else None
     named = [other for other in trained if other.path.resolve().name == path.name]
     alike = [other for other in named if _is_dense_network_of(run, other)]
     return alike[0] if len(alike) == 1 else None
@@ -95,6 +96,11 @@ def _is_dense_network_of(run: Run, other: Run, noise: float = 0.0) -> bool:
     figures = (other.summary[key] for key in ("params", "macs", "method"))
     near = abs(run.summary["acc_dense"] - other.summary["test_acc"]) <= noise
     return near and list(before) == list(figures)
+
+
+def _of_another_epoch(given: str) -> bool:
+    """Whether a checkpoint is not that of the best epoch, of which the figures are."""
+    return given.endswith(".ckpt") and Path(given).name != "best.ckpt"
 
 
 def _checkpoint(run: Run) -> str | None:
@@ -118,8 +124,8 @@ def _settings(run: Run, parent: Run | None, names: Mapping[str, str]) -> _Settin
     pruning["prune.scope"] = run.summary["scope"]
     pruning["prune.target"] = run.summary.get("target", "channels")
     if parent is not None:
-        file = Path(_checkpoint(run) or "").name
-        other = file if file.endswith(".ckpt") and file != "best.ckpt" else None
+        given = _checkpoint(run) or ""
+        other = Path(given).name if _of_another_epoch(given) else None
         return _Settings({**_relevant(parent), "checkpoint": other}, pruning)
     return _Settings({"checkpoint": names.get(_checkpoint(run) or "")}, pruning)
 
