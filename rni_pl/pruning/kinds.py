@@ -40,6 +40,7 @@ SPLITS = {"chunk", "split", "tensor_split"}
 DROPPING = {name for name in ACTIVATIONS if "drop" in name or name == "stochastic_depth"}
 FOLLOWED = ACTIVATIONS | CASTS | PRODUCTS
 ARITHMETIC = ADDITIONS | PRODUCTS | DIVISIONS
+WITH_NUMBERS = FOLLOWED | ARITHMETIC  # what may take a number beside a tensor
 IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 
 # Layers by their class.

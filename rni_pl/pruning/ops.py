@@ -85,7 +85,7 @@ def call(flow: "Flow", args: tuple, kwargs: dict) -> Any:
 
 def call_on_one(flow: "Flow", name: str, x: Tensor, args: tuple, kwargs: dict) -> Any:
     """A function of one tensor."""
-    if name in kinds.FOLLOWED | kinds.ADDITIONS | kinds.DIVISIONS and flow.sizes_are_computed:
+    if name in kinds.WITH_NUMBERS and flow.sizes_are_computed:
         flow.hold_settings([v for v in (*args, *kwargs.values()) if not isinstance(v, Tensor)])
     if name in kinds.FOLLOWED or (name in kinds.DIVISIONS and x is args[0]):
         return x

@@ -113,12 +113,14 @@ class _Selector:
     def _warn_of_ties(self, keep: Tensor, ratio: float) -> None:
         """Warn where many channels share the score at the quantile: all of them go, or none."""
         removed, scores = self._removed()(keep), self.candidates.scores
+        if abs(removed - ratio) <= 0.05:
+            return
         limits = selection.thresholds(self.candidates, self.groups, ratio, self.request.scope)
         alike = max(
             int((scores[group.places] == limit).sum())
             for group, limit in zip(self.groups, limits, strict=True)
         )
-        if abs(removed - ratio) > 0.05 and alike > 1:
+        if alike > 1:
             warnings.warn(
                 f"prune.ratio={ratio}: {removed:.1%} of the channels go, as {alike} of a layer "
                 "have the very score that divides them",
