@@ -23,16 +23,6 @@ def sharing_tensors(modules: dict[str, nn.Module]) -> set[str]:
     return {name for names in owners.values() if len(names) > 1 for name in names}
 
 
-def parameters(nodes: list[fx.Node]) -> set[fx.Node]:
-    """Operations that give a parameter or buffer, or what is made of these alone."""
-    found: set[fx.Node] = set()
-    for node in nodes:
-        inputs = node.all_input_nodes
-        if node.op == "get_attr" or (inputs and found.issuperset(inputs)):
-            found.add(node)
-    return found
-
-
 def read_elsewhere(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     """Whether what an in-place operation changes is read after it other than through its result."""
     changed = node.args[0]

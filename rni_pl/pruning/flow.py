@@ -47,7 +47,7 @@ class Flow:
         self.shapes = {node: shape for each in traced for node, shape in each.shapes.items()}
         nodes = [node for graph in self.graphs for node in graph.nodes]
         called = {str(n.target) for n in nodes if n.op == "call_module"}
-        self.parameters = aliases.parameters(nodes)
+        self.parameters = set().union(*(each.parameters for each in traced))
         self.known = {name for name in called if kinds.is_known(self.modules[name])}
         self.ties = Ties()
         self.layers: dict[str, LayerChannels] = {}

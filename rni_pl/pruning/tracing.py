@@ -34,6 +34,16 @@ class Traced:
         """Names of whatever the graph calls or reads."""
         return {str(n.target) for n in self.graph.nodes if n.op in ("call_module", "get_attr")}
 
+    @property
+    def parameters(self) -> set[fx.Node]:
+        """Operations that give a parameter or buffer, or what is made of these alone."""
+        found: set[fx.Node] = set()
+        for node in self.graph.nodes:
+            inputs = node.all_input_nodes
+            if node.op == "get_attr" or (inputs and found.issuperset(inputs)):
+                found.add(node)
+        return found
+
 
 def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Traced:
     """Trace `model` in its present mode on example inputs; nothing of the model is changed.
