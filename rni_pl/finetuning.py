@@ -75,7 +75,7 @@ def prune_and_finetune(
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
     summary.update(best_epoch=record.best_epoch, val_acc=record.best_val_acc)
-    summary.update(epochs=trainer.current_epoch)
+    summary.update(epochs=trainer.current_epoch, precision=trainer.precision)
     summary.update(seconds=record.seconds, seed=cfg.seed)
     if trainer.is_global_zero:
         rundir.finish(trainer, cfg, summary, run_dir)

@@ -55,6 +55,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
         "images_per_second": history.record.images_per_second,
         "val_acc": history.record.best_val_acc,
         "seed": config.seed,
+        "precision": trainer.precision,
     }
     if trainer.is_global_zero:
         rundir.finish(trainer, config, summary, run_dir)

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import rni_pl
 from rni_pl.config import compose_config, config_dir
 from rni_pl.errors import ConfigError
+from rni_pl.hardware import choose_precision
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 CONF = Path(config_dir())
@@ -41,6 +42,7 @@ def test_training_run_directory(trained: Path) -> None:
     ]
     assert (found["dataset"], found["arch"], found["method"]) == ("digits", "resnet20", "rni")
     assert found["params"] == 269034
+    assert found["precision"] == choose_precision("auto", "cpu")
     assert 0 <= found["test_acc"] <= 1
     config = yaml.safe_load((trained / "config.yaml").read_text())
     assert config["method"]["reg_weight"] == 1e-4
@@ -53,6 +55,7 @@ def test_pruning_run_directory(trained: Path, pruned: Path) -> None:
         params_pruned macs_dense macs_pruned channels_dense channels_pruned kept"""
     assert set(wanted.split()) <= found.keys()
     assert found["acc_dense"] == summary(trained)["test_acc"]
+    assert found["precision"] == choose_precision("auto", "cpu")
     assert found["params_dense"] == 269034
     assert found["scope"] == "global"
     assert found["channels_dense"] == 336

@@ -36,7 +36,9 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
         gamma = torch.randn(800, generator=torch.Generator().manual_seed(seed))
         save_checkpoint(run, "sigbn", {"bn": gamma - 8 * (torch.arange(800) < 300)})
         for ratio, acc in ((0.5, half), (0.9, tenth)):
-            pruned_from(run, PRUNE, f"prune.ratio={ratio}", f"seed={seed}", acc_finetuned=acc)
+            settings = (PRUNE, f"prune.ratio={ratio}", f"seed={seed}")
+            figures = {"acc_finetuned": acc, "precision": ("32-true", "bf16-mixed")[seed]}
+            pruned_from(run, *settings, **figures)
     composed_run(tmp_path / "strong", f"{SHORT}_scaled", root, "method=rni", test_acc=0.5)
     first = tmp_path / "rni_0"
     pruned_from(first, PRUNE, "switch=distill", name="distill", acc_finetuned=0.7345)
@@ -129,7 +131,8 @@ def test_a_budget_with_its_cost(short: Path) -> None:
     rows = [row for row in comparison.budget(table).rows if row[1] == "0.9"]
     weak = next(row for row in rows if row[0].startswith("rni"))
     assert weak[2:6] == ["71.00 ± 1.41", "41.00 ± 0.00", "–", "2"]
-    assert weak[-1] == "0, 1"
+    assert weak[-2:] == ["32-true, bf16-mixed", "0, 1"]
+    assert next(row for row in rows if row[0] == "polarization")[-2] == "–"  # an older run
     methods = {row[0] for row in comparison.budget(table).rows}
     assert methods == {
         "polarization", "rni, reg_weight=0.001", "rni, reg_weight=0.04"

@@ -1,6 +1,7 @@
 """Going on with a run from its directory, which nobody has to trust."""
 
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,25 @@ def test_settings_of_ones_own_are_given_again(
 def test_an_unknown_choice_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(UnknownChoiceError("arch=x is unknown", "arch=x")))
     assert (str(error), error.override) == ("arch=x is unknown", "arch=x")
+
+
+def test_going_on_in_another_precision_is_said(
+    command: Callable, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """``auto`` may stand for another precision on another machine."""
+    start = ("arch=resnet20", "data=digits", *SHORT[1:], "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        interrupt_after_an_epoch(patch)
+        command("train", *start, "trainer.precision=32-true", "hydra.run.dir=parts")
+    shutil.copytree("parts", "same")
+    with pytest.warns(UserWarning, match="began in precision 32-true and goes on in bf16-mixed"):
+        finished = command("train", "resume=parts", "trainer.precision=bf16-mixed")
+    assert finished.status == 0, finished.err
+    assert summary(Path("parts"))["precision"] == "bf16-mixed"
+    recwarn.clear()
+    finished = command("train", "resume=same")
+    assert finished.status == 0, finished.err
+    assert not [one for one in recwarn if "precision" in str(one.message)]
 
 
 def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch, epochs: int = 1) -> None:

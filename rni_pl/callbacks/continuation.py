@@ -4,10 +4,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 
 
 class Continuation(pl.Callback):
-    """Keeps torch's random states in checkpoints, for dropout and the like.
+    """Keeps torch's random states in checkpoints, for dropout and the like, and the precision.
 
     Data needs none of it, since order and augmentation follow from seed, epoch and batch: there
     the place in the epoch is enough. It comes from Lightning's count of batches.
@@ -15,16 +16,18 @@ class Continuation(pl.Callback):
 
     def __init__(self) -> None:
         self._device = torch.device("cpu")
+        self._precision = ""
         self._saved: dict[str, Any] = {}
         self._max_steps = -1
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Note where the network draws."""
+        """Note where the network draws, and how it computes."""
         self._device = trainer.strategy.root_device
+        self._precision = trainer.precision
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the CPU and of this device, as tensors."""
-        states = {"cpu": torch.get_rng_state()}
+        """The states of the CPU and of this device, as tensors; the precision's name."""
+        states: dict[str, Any] = {"cpu": torch.get_rng_state(), "precision": self._precision}
         if self._device.type != "cpu":
             device = torch.get_device_module(self._device)
             states[self._device.type] = device.get_rng_state()
@@ -48,7 +51,16 @@ class Continuation(pl.Callback):
             loader: Any = trainer.train_dataloader
             loader.load_state_dict({"epoch": trainer.current_epoch, "done": done})
         saved, self._saved = self._saved, {}
+        self._warn_of_precision(saved.get("precision", self._precision))
         if "cpu" in saved:
             torch.set_rng_state(saved["cpu"])
         if self._device.type in saved and self._device.type != "cpu":
             torch.get_device_module(self._device).set_rng_state(saved[self._device.type])
+
+    def _warn_of_precision(self, before: str) -> None:
+        """``auto`` stands for other precisions on other machines, and figures depend on it."""
+        if before != self._precision:
+            rank_zero_warn(
+                f"the run began in precision {before} and goes on in {self._precision}: its "
+                f"figures will be those of neither; trainer.precision={before} goes on as it began"
+            )

@@ -105,7 +105,7 @@ OF_PRUNING = {
 }
 OPTIONAL = {
     **dict.fromkeys(("seed", "epochs", "best_epoch"), WHOLE),
-    "target": TEXT,
+    **dict.fromkeys(("target", "precision"), TEXT),
     "widths": COUNTS,
     "latency": MAPPING,
 }

@@ -180,7 +180,7 @@ def at_budget(judged: Iterable[Judged]) -> list[Table]:
 
 
 def budget(table: Table) -> Grid:
-    """Every row of a table with its budget: epochs, time and seeds."""
+    """Every row of a table with its budget: epochs, time, precision and seeds."""
     header = [
         "method",
         "ratio",
@@ -190,7 +190,7 @@ def budget(table: Table) -> Grid:
         "epochs",
         "parameters",
     ]
-    header += ["removed", "MACs", "removed", "seconds", "seed"]
+    header += ["removed", "MACs", "removed", "seconds", "precision", "seed"]
     return Grid(header, [_budget_row(row) for row in table.rows])
 
 
@@ -202,7 +202,8 @@ def _budget_row(row: Row) -> list[str]:
     for key in ("params", "macs"):
         cells += [count(figures[key]), removed(figures, key)]
     seconds = [run.summary["seconds"] for run in row.runs if "seconds" in run.summary]
-    return [*cells, count(stat(seconds)) if seconds else NOTHING, _each(row, "seed")]
+    cells.append(count(stat(seconds)) if seconds else NOTHING)
+    return [*cells, _each(row, "precision"), _each(row, "seed")]
 
 
 def _each(row: Row, key: str) -> str:
