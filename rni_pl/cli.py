@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
-from rni_pl import sharing
+from rni_pl import helping, sharing
 from rni_pl.errors import ConfigError, Interrupted, RniError, StorageError, first_line
 from rni_pl.interruption import behind, handled_by, stop
 
@@ -51,8 +51,8 @@ def benchmark() -> None:
 def _tool(name: str, home: str) -> None:
     """A command without a run directory: `run(config)` of module `home`."""
     arguments = sys.argv[1:]
-    if {"-h", "--help"} & set(arguments):
-        print(configuration.help_text(name))
+    if helping.FLAGS & set(arguments):
+        print(helping.of_tool(name))
         return
     try:
         config = configuration.compose_config(name, arguments)
@@ -100,7 +100,10 @@ def _command(name: str) -> None:
     )
     with handled_by(stop), sharing.between_jobs():
         try:
-            decorate(task)()
+            if helping.FLAGS & set(sys.argv[1:]):
+                print(helping.of_command(name, sys.argv[1:]))
+            else:
+                decorate(task)()
         except Exception as error:
             if not begun and not isinstance(error, EXPECTED):  # Hydra checks types with less care
                 note(ConfigError(f"this makes no configuration: {first_line(error)}"))

@@ -77,11 +77,6 @@ def _searchpath() -> list[str]:
     return [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
 
 
-def help_text(name: str) -> str:
-    """The settings of a command that has no groups: its configuration file, comments and all."""
-    return (Path(config_dir()) / f"{name}.yaml").read_text().rstrip()
-
-
 def compose_group(group: str, choice: str) -> DictConfig:
     """One choice of a group, as a command would compose it (its interpolations unresolved).
 

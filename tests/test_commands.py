@@ -12,6 +12,7 @@ from conftest import ROOT, SHORT, run_python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rni_pl
+from rni_pl import helping
 from rni_pl.config import compose_config, config_dir
 from rni_pl.errors import ConfigError
 from rni_pl.hardware import choose_precision
@@ -235,6 +236,25 @@ def test_help_lists_the_groups(tmp_path: Path) -> None:
     done = run_python(str(ROOT / "train.py"), "--help", cwd=tmp_path)
     assert done.status == 0
     assert "method: l1, polarization, rni, ucs" in done.out
+
+
+@pytest.mark.parametrize(
+    "flag", ["--config-dir=mine", "--config-dir mine", "hydra.searchpath=[file://mine]"]
+)
+def test_help_knows_ones_own_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "method").mkdir(parents=True)
+    (tmp_path / "mine" / "method" / "lasso.yaml").write_text("_target_: my.Lasso\nweight: 0.25\n")
+    said = helping.of_command("train", ["--help", *flag.split(), "method=lasso", "seed=7"])
+    assert "method: l1, lasso, polarization, rni, ucs" in said
+    for line in ("  weight: 0.25", "seed: 7", "  split_seed: ${seed}"):
+        assert f"\n{line}\n" in said
+    with pytest.raises(ConfigError, match="lasso is unknown; allowed: l1, polarization, rni, ucs"):
+        helping.of_command("train", ["--help", "method=lasso"])
+    with pytest.raises(ConfigError, match="other is not a directory"):
+        helping.of_command("train", ["--config-dir=other", "--help"])
 
 
 @pytest.mark.slow
