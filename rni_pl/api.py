@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 from torch import nn
 
-from rni_pl import config, runs, stages
+from rni_pl import config, inheriting, runs, stages
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError
 from rni_pl.finetuning import GIVEN
@@ -51,9 +51,10 @@ def train(
         overrides: further settings as on the command line, such as ``"data.root=/data"``.
 
     Returns:
-        The network of the best epoch, on the CPU in evaluation mode, and logs: ``test_acc``
-        (a fraction per epoch), ``best_epoch`` (counted from 0; picked on the validation split, or
-        on the test set with ``overrides=["protocol=paper"]``), ``val_acc`` and ``summary``.
+        The network of the best epoch, on the CPU in evaluation mode, and logs: ``test_acc`` and
+        ``val_acc`` (fractions, one for each epoch that was validated: all of them by default),
+        ``epoch`` (which these were, counted from 0), ``best_epoch`` (picked on the validation
+        split, or on the test set with ``overrides=["protocol=paper"]``) and ``summary``.
 
     Raises:
         RniError: a value is unknown or out of range, or the data is not there.
@@ -90,6 +91,8 @@ def prune_finetune(
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     cfg = _configure("prune", [*settings, *overrides])
+    if known := getattr(model, "model_spec", None):
+        cfg = inheriting.with_split_of(cfg, known)
     method, scope = _method_and_scope(model, method)
     cfg.prune.scope = cfg.prune.scope or scope
     classifier = _wrap(model, method, cfg)
@@ -165,6 +168,7 @@ def _result(outcome: Outcome) -> tuple[nn.Module, dict[str, Any]]:
     return outcome.model, {
         "test_acc": record.test_acc or record.val_acc,
         "val_acc": record.val_acc,
+        "epoch": record.epoch,
         "best_epoch": record.best_epoch,
         "summary": outcome.summary,
     }

@@ -122,7 +122,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The recipe's optimiser, with its schedule by step."""
-        optimizer = self.recipe.optimizer(self.model)
+        optimizer = self._optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = self.recipe.schedule(optimizer, steps)
         return {
@@ -130,10 +130,15 @@ class Classifier(pl.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
         }
 
+    def _optimizer(self) -> torch.optim.Optimizer:
+        # Fused SGD unscales gradients within its step: penalty and clipping would come too early.
+        scales_loss = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return self.recipe.optimizer(self.model, fused=not scales_loss)
+
     def on_train_start(self) -> None:
         """Have a run that goes on follow the recipe as it is now, not the one it was saved with."""
         (config,) = self.trainer.lr_scheduler_configs
-        optimizer = self.recipe.optimizer(self.model)
+        optimizer = self._optimizer()
         schedule = self.recipe.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of steps of the schedule without the optimiser's

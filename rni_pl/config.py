@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl.errors import ConfigError, UnknownChoiceError
-from rni_pl.rules import MAY_BE_NULL, PATHS, RULES, RULES_OF
+from rni_pl.rules import CLOSED, MAY_BE_NULL, PATHS, RULES, RULES_OF
 
 
 def config_dir() -> str:
@@ -148,6 +148,8 @@ def check(config: DictConfig) -> None:
     inherits = OmegaConf.select(config, "data._target_", default="") is None
     resumes = OmegaConf.select(config, "resume", default=None) is not None
     rules = {**RULES, **RULES_OF.get(config.get("command", ""), {})}
+    for group in CLOSED:
+        _check_names(config, group, [key for key in rules if key.startswith(f"{group}.")])
     for key, rule in rules.items():
         if key == "checkpoint" and resumes:
             continue  # the run that goes on knows where it started from
@@ -159,6 +161,12 @@ def check(config: DictConfig) -> None:
         if not rule.holds(value):
             raise ConfigError(f"{key}={value!r} is not allowed; allowed: {rule.words}")
     _check_together(config)
+
+
+def _check_names(config: DictConfig, group: str, allowed: Sequence[str]) -> None:
+    for name in OmegaConf.select(config, group, default=None) or ():
+        if f"{group}.{name}" not in allowed:
+            raise ConfigError(f"{group}.{name} is unknown; allowed: {', '.join(allowed)}")
 
 
 def _check_together(config: DictConfig) -> None:

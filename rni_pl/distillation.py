@@ -27,7 +27,7 @@ class Distillation:
 
     def __call__(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch: images (N, 3, H, W), logits (N, classes), labels (N,)."""
-        self.teacher.eval().to(images.device).to(memory_format=torch.channels_last)
+        self.teacher.eval().to(images.device, images.dtype).to(memory_format=torch.channels_last)
         with torch.no_grad():
             wanted = F.log_softmax(self.teacher(images).float() / self.temperature, dim=1)
         found = F.log_softmax(logits.float() / self.temperature, dim=1)

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rni_pl import checkpoint, config, rundir, runs
+from rni_pl import checkpoint, config, inheriting, rundir, runs
 from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
 from rni_pl.distillation import Distillation
-from rni_pl.errors import ConfigError, UnknownChoiceError
+from rni_pl.errors import ConfigError
 from rni_pl.files import read_json, write_json
-from rni_pl.models.build import ModelSpec, check_output
+from rni_pl.models.build import ModelSpec
 from rni_pl.outcome import Outcome
 from rni_pl.progress import busy
 from rni_pl.pruning import PruningReport, budget, prune
@@ -49,9 +49,9 @@ def prune_and_finetune(
         recipe = config.plain(cfg.optimizer)
         source = last or cfg.checkpoint
         classifier = Classifier.load_from_checkpoint(source, allow=list(cfg.allow), recipe=recipe)
-        cfg = with_data_of(cfg, classifier.spec)
+        cfg = inheriting.with_data_of(cfg, classifier.spec)
     data = runs.make_data(cfg, watch_test)
-    check_classes(classifier, data)
+    inheriting.take_data(classifier, cfg, data)
     runs.check_norms(cfg, classifier.model)
     pl.seed_everything(cfg.seed, verbose=False)
     history = History()
@@ -158,49 +158,6 @@ def _warn_if_missed(summary: dict[str, Any]) -> None:
             f"prune.ratio={summary['ratio']} of {target} was asked for, {removed:.3f} is removed: "
             "the floors (prune.min_channels, prune.round_to) or the network allow no closer"
         )
-
-
-def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
-    """`cfg` with the data that the network was trained on, where none was chosen.
-
-    The checkpoint gives a name and plain values; what code they configure comes from `conf/`.
-    """
-    if cfg.data.get("_target_") is not None:
-        return cfg
-    if not isinstance(spec.data.get("choice"), str):
-        raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
-    try:
-        group = config.compose_group("data", spec.data["choice"])
-    except UnknownChoiceError as error:
-        raise ConfigError(
-            f"the network was trained on data={spec.data['choice']}, which is not known here: give "
-            "the --config-dir that has it again, or data=NAME"
-        ) from error
-    OmegaConf.set_struct(group, False)
-    stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
-    stored = {k: v for k, v in stored.items() if k not in runs.NOT_INHERITED}
-    if "protocol=validation" in cfg.overrides and not stored.get("val_fraction"):
-        stored.pop("val_fraction", None)  # asked for: the share is the data's own
-    given = {key: value for key, value in cfg.data.items() if value is not None}
-    merged = OmegaConf.merge(cfg, {})
-    OmegaConf.set_struct(merged, False)
-    merged.data = OmegaConf.merge(group, stored, {k: v for k, v in given.items() if k in group})
-    config.check(merged)  # type: ignore[arg-type]
-    return merged  # type: ignore[return-value]
-
-
-def check_classes(classifier: Classifier, data: ImageData) -> None:
-    """Refuse data whose classes are not the network's."""
-    spec = classifier.spec
-    if data.num_classes != spec.num_classes or (spec.classes and spec.classes != data.classes):
-        raise ConfigError(
-            f"the checkpoint was trained for {spec.num_classes} classes "
-            f"({', '.join(spec.classes[:3])}, ...), the data has {data.num_classes} "
-            f"({', '.join(data.classes[:3])}, ...)"
-        )
-    if list(data.image_shape) != list(spec.image_shape):
-        classifier.hparams["spec"]["image_shape"] = list(data.image_shape)
-        check_output(classifier.model, classifier.spec)
 
 
 def figures(classifier: Classifier, acc: float) -> dict[str, Any]:

@@ -35,15 +35,15 @@ class Recipe:
     milestones: tuple[float, ...] = (0.5, 0.75)
     decay: float = 0.1
 
-    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        """SGD over the parameter groups of `model`."""
+    def optimizer(self, model: nn.Module, fused: bool = True) -> torch.optim.Optimizer:
+        """SGD over the parameter groups of `model`; `fused`: in one pass, on CPU and GPU alike."""
         return torch.optim.SGD(
             parameter_groups(model, self),
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
-            fused=True,  # one pass over all parameters, on CPU and GPU alike
+            fused=fused,
         )
 
     def schedule(self, optimizer: torch.optim.Optimizer, total_steps: int) -> LRScheduler:

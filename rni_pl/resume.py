@@ -56,6 +56,7 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
     stored, overrides = read_run(command, config, run_dir)
     restore_last(run_dir)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
+    given = [item for item in given if item not in overrides]  # said twice
     try:
         merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
     except UnknownChoiceError as error:
@@ -183,8 +184,10 @@ def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
         or "/" in key
         or "@" in key
     )
-    if named or (fetches and item not in config.overrides):
-        raise ConfigError(f"{run_dir}: {item!r} in its config.yaml is not trusted")
+    if (named or fetches) and item not in config.overrides:
+        raise ConfigError(
+            f"{run_dir}: {item!r} in its config.yaml is not trusted; if it is yours, give it again"
+        )
 
 
 def _allowed(allow: Collection[str], given: Collection[str]) -> list[str]:

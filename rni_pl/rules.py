@@ -143,7 +143,10 @@ RULES: dict[str, Rule] = {
     "trainer.limit_train_batches": LIMIT,
     "trainer.limit_val_batches": LIMIT,
     "trainer.limit_test_batches": LIMIT,
-    "trainer.overfit_batches": Rule("0, " + LIMIT.words, lambda v: v == 0 or LIMIT.holds(v)),
+    "trainer.overfit_batches": Rule(
+        "0 (every epoch has an order of its own; for few batches give trainer.limit_train_batches)",
+        lambda v: v == 0,
+    ),
     "trainer.deterministic": Rule("true, false or warn", lambda v: v in (True, False, "warn")),
     **{
         f"trainer.{name}": FLAG
@@ -202,6 +205,7 @@ RULES_OF: dict[str, dict[str, Rule]] = {
         "prune.round_to": _each(RULES["prune.round_to"]),
     },
 }
+CLOSED = ("optimizer", "prune", "distill")  # groups that have no setting but those with a rule
 MAY_BE_NULL = {
     "threads",
     "json",

@@ -194,10 +194,10 @@ def fit(
         for name in ("best", "last"):
             trainer.save_checkpoint(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=False)
         return
-    best = trainer.checkpoint_callback.best_model_path  # type: ignore[union-attr]
-    if not best:
+    (ours,) = (one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint))
+    if not ours.best_model_path:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
-    checkpoint.load_weights(classifier.model, checkpoint.read_weights(best))
+    checkpoint.load_weights(classifier.model, checkpoint.read_weights(ours.best_model_path))
 
 
 def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:

@@ -17,12 +17,14 @@ from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError
 from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, build, check_output
-from rni_pl.norm import scaled_norms
+from rni_pl.norm import norm_kind, scaled_norms
 from rni_pl.outcome import Outcome
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.cost import macs, parameter_count
 from rni_pl.resume import last_checkpoint
-from rni_pl.warmstart import load_state, read_state, to_sigbn
+from rni_pl.warmstart import has_sigbn, load_state, read_state, to_sigbn
+
+_NORMS = {"bn": "BatchNorm2d", "sigbn": "SigmoidBatchNorm2d"}
 
 
 def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcome:
@@ -64,9 +66,13 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
 
 def _warm(spec: ModelSpec, path: str) -> nn.Module:
     """A network with trained weights; its scales are carried over where the method wants SigBN."""
-    model = build(replace(spec, norm="bn"))
-    load_state(model, read_state(path), path)
-    if spec.norm == "bn":
+    model, state = build(replace(spec, norm="bn")), read_state(path)
+    if has_sigbn(state, model):
+        if spec.norm == "bn":
+            raise ConfigError(f"init={path} has SigBN scales, and method={spec.method} BatchNorm's")
+        model = build(spec)
+    load_state(model, state, path)
+    if spec.norm == norm_kind(model):
         return model
     model, carried = to_sigbn(model, torch.zeros(1, *spec.image_shape))
     rank_zero_warn(f"init={path}: {carried.describe()}")
@@ -99,6 +105,11 @@ def new_classifier(
     check_output(model, spec)
     if not any(scaled_norms(model)):
         raise ConfigError(f"arch={spec.arch_name} has no BatchNorm2d whose scales could be ranked")
+    if norm_kind(model) != spec.norm:
+        raise ConfigError(
+            f"method={spec.method} is for {_NORMS[spec.norm]}, arch={spec.arch_name} brings "
+            f"{_NORMS[norm_kind(model)]} of its own"
+        )
     # Checkpoints bring their own weights: what fetched the first ones is left out of them.
     spec.arch = cold
     model.model_spec = spec  # type: ignore[assignment]

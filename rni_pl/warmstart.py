@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError
-from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm
+from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm, scaled_norms
 from rni_pl.pruning.graph import ChannelGraph, trace
 
 ROOM = 0.9  # the scale that a unit's largest comes down to, where its readers can make up for it
@@ -73,6 +73,13 @@ def load_state(model: nn.Module, state: dict[str, Tensor], path: str | Path) -> 
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"init={path} does not fit the network: {reason}") from error
+
+
+def has_sigbn(state: dict[str, Tensor], model: nn.Module) -> bool:
+    """Whether a state dict has SigBN (no biases) where `model` has BatchNorm."""
+    names = [name for name, norm in scaled_norms(model) if norm.bias is not None]
+    scales, biases = ({f"{name}.{key}" for name in names} for key in ("weight", "bias"))
+    return bool(names) and scales <= state.keys() and not biases & state.keys()
 
 
 def _is_head(model: nn.Module, mine: str, theirs: str) -> bool:

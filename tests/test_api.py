@@ -49,6 +49,16 @@ def test_train_and_prune_finetune(tmp_path: Path) -> None:
     assert torch.equal(smaller(x), rni_pl.load_model(tmp_path / "less")(x))
 
 
+def test_epochs_that_were_validated() -> None:
+    _, logs = rni_pl.train(
+        **{**SETTINGS, "epochs": 4}, arch="resnet20",
+        overrides=[*QUICK, "trainer.check_val_every_n_epoch=2"],
+    )  # fmt: skip
+    assert logs["epoch"] == [1, 3]
+    best = logs["epoch"].index(logs["best_epoch"])
+    assert logs["val_acc"][best] == max(logs["val_acc"])
+
+
 def test_networks_pruned_or_converted_elsewhere_save_what_loads(tmp_path: Path) -> None:
     model, _ = rni_pl.train("digits", "resnet20", "l1", epochs=1, batch_size=16, overrides=QUICK)
     pruned, _ = rni_pl.prune(model, torch.zeros(1, 3, 32, 32), 0.4)

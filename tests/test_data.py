@@ -176,7 +176,9 @@ def test_image_folder_reads_all_kinds_of_images(tmp_path: Path) -> None:
     save(tmp_path / "test" / "b" / "x.png", pixels)
     (train / "notes.txt").write_text("no class")
     (train / "a" / "notes.txt").write_text("no image")
-    images = image_folder(str(tmp_path))
+    (train / "a" / "below").mkdir()
+    with pytest.warns(UserWarning, match="train: 2 files that are not named as images"):
+        images = image_folder(str(tmp_path))
     assert images.classes == ["a", "b"]
     assert images.train.labels.tolist() == [0, 0, 1, 1]
     assert images.test.labels.tolist() == [1]
@@ -184,6 +186,12 @@ def test_image_folder_reads_all_kinds_of_images(tmp_path: Path) -> None:
     tripled = torch.from_numpy(grey).expand(3, 6, 6)
     expected = [rgb, rgb, tripled, tripled]  # in the order of the names
     assert all(torch.equal(a, b) for a, b in zip(images.train.images, expected, strict=True))
+
+
+def test_image_folder_takes_every_suffix_of_jpeg(tmp_path: Path) -> None:
+    for name in ("train/a/x.jpg", "train/a/y.JPEG", "train/b/z.jfif", "test/a/x.jpg"):
+        save(tmp_path / name, np.zeros((6, 6, 3), np.uint8))
+    assert image_folder(str(tmp_path)).train.labels.tolist() == [0, 0, 1]
 
 
 def test_image_folder_resizes_and_crops(tmp_path: Path) -> None:

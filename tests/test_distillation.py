@@ -35,6 +35,13 @@ def test_weight_zero_is_the_cross_entropy() -> None:
     assert torch.allclose(loss, F.cross_entropy(logits, labels))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_teacher_takes_the_precision_of_the_images(dtype: torch.dtype) -> None:
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    images, logits = torch.randn(5, 3, 2, 2, dtype=dtype), torch.randn(5, 4, dtype=dtype)
+    assert Distillation(teacher)(images, logits, torch.zeros(5).long()).isfinite()
+
+
 def test_prune_with_distillation(command: Callable, trained: Path, pruned: Path) -> None:
     finished = command(
         "prune", f"checkpoint={trained}", "distill.weight=0.9", *SHORT, "hydra.run.dir=small"

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import SHORT
 from test_commands import summary
@@ -144,6 +145,47 @@ def test_callbacks_of_ones_own(command: Callable) -> None:
     assert summary(Path("early"))["epochs"] == 2
     refused = command("train", *START, "+trainer.logger=false")
     assert "trainer.logger is not allowed" in refused.err
+
+
+def test_a_run_with_callbacks_of_ones_own_goes_on(command: Callable) -> None:
+    """The class that it names is trusted where the command names it, too."""
+    early = "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.DeviceStatsMonitor}]"
+    run = (*START, early, "hydra.run.dir=run")
+    assert command("train", *run).status == 0
+    again = command("train", *run, "existing=continue")
+    assert "is finished: skipped" in again.out
+    alone = command("train", "resume=run")
+    assert "is not trusted; if it is yours, give it again" in alone.err
+    finished = command("train", "resume=run", early, "trainer.max_epochs=2")
+    assert finished.status == 0, finished.err
+    assert summary(Path("run"))["epochs"] == 2
+
+
+def test_checkpoints_of_ones_own_do_not_pick_the_weights(tmp_path: Path) -> None:
+    settings = {"dataset": "digits", "arch": "resnet20", "epochs": 3, "batch_size": 16}
+    model, logs = rni_pl.train(**settings, overrides=SHORT[1:3])
+    which = "max" if logs["best_epoch"] == 0 else "min"  # an epoch that is not the best
+    own = (
+        "+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.ModelCheckpoint, "
+        f"dirpath: {tmp_path}, monitor: epoch, mode: {which}}}]"
+    )
+    other, _ = rni_pl.train(**settings, overrides=[*SHORT[1:3], own])
+    assert len(list(tmp_path.glob("*.ckpt"))) == 1
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, other.get_parameter(name)), name
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [(2, "not allowed: the first validation comes after 3 steps"), (4, "1 step")],
+)
+def test_steps_that_end_within_an_epoch(
+    command: Callable, steps: int, words: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    settings = (*SHORT[1:], "trainer.max_epochs=3", f"trainer.max_steps={steps}")
+    done = command("train", "arch=resnet20", "data=digits", *settings, "hydra.run.dir=run")
+    assert done.status == (2 if steps == 2 else 0)
+    assert words in done.err + "".join(str(one.message) for one in recwarn)
 
 
 def test_an_unknown_strategy_is_refused(command: Callable) -> None:

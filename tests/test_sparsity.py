@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -86,6 +87,25 @@ def test_gradient_is_autograds(regulariser: Regulariser, accumulate: int, precis
         scale = "layer3.0.bn1.weight"
         moved = (found[scale] - without[scale]).abs().max()
         assert moved > 1e-4, "the penalty is too small for this test to see it"
+
+
+def test_the_penalty_counts_as_much_where_the_loss_is_scaled() -> None:
+    """``16-mixed`` on a GPU scales the loss; here the same plugin does on the CPU."""
+    regulariser, data = RNI(1.0, 1.5), batches(1)
+    scales = []
+    for plugin in (None, MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))):
+        torch.manual_seed(0)
+        module = classifier(regulariser)
+        trainer = pl.Trainer(
+            max_steps=1, callbacks=[SparsityRegulariser(regulariser)], accelerator="cpu",
+            plugins=plugin, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, gradient_clip_val=1.0,
+        )  # fmt: skip
+        before = torch.cat(trainable_scales(module)).clone()
+        trainer.fit(module, DataLoader(TensorDataset(*data[0]), batch_size=8))
+        scales.append(torch.cat(trainable_scales(module)).detach() - before)
+    assert scales[0].abs().max() > 0.01
+    assert torch.allclose(scales[0], scales[1], rtol=0.1, atol=1e-3)
 
 
 @pytest.mark.parametrize("regulariser", REGULARISERS, ids=lambda r: type(r).__name__)

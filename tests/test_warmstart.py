@@ -98,6 +98,23 @@ def test_init_starts_training_there(command: Callable, tmp_path: Path, method: s
     assert norm_kind(started) == ("sigbn" if method == "rni" else "bn")
 
 
+def test_init_takes_networks_that_have_sigbn(command: Callable, trained: Path) -> None:
+    start = (
+        "train",
+        "data=digits",
+        "arch=resnet20",
+        f"init={trained}/checkpoints/best.ckpt",
+        *SHORT,
+    )
+    frozen = ("optimizer.lr=1e-30", "trainer.limit_train_batches=1", "hydra.run.dir=run")
+    finished = command(*start, "method=rni", *frozen)
+    assert finished.status == 0, finished.err
+    before, after = rni_pl.load_model(trained), rni_pl.load_model("run")
+    for name, weight in before.named_parameters():
+        assert torch.equal(weight, after.get_parameter(name)), name
+    assert "has SigBN scales, and method=l1 BatchNorm's" in command(*start, "method=l1").err
+
+
 def warm():
     import contextlib
 

@@ -1,6 +1,7 @@
 """The two checkpoints of a run, its best epoch and its last, and how they are written."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_warn
 
 from rni_pl import checkpoint
-from rni_pl.errors import StorageError
+from rni_pl.errors import ConfigError, StorageError
 from rni_pl.files import write_whole
 
 
@@ -22,6 +24,24 @@ class BestCheckpoint(ModelCheckpoint):
             folder, "best", monitor="val/acc", mode="max", enable_version_counter=False,
             auto_insert_metric_name=False,
         )  # fmt: skip
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse to train for fewer steps than come before the first validation."""
+        super().on_train_start(trainer, pl_module)
+        every: Any = trainer.val_check_batch  # batches
+        every *= trainer.check_val_every_n_epoch or 1
+        steps = math.ceil(every / trainer.accumulate_grad_batches)
+        if 0 < trainer.max_steps < steps:
+            raise ConfigError(
+                f"trainer.max_steps={trainer.max_steps} is not allowed: the first validation comes "
+                f"after {steps} steps, so there would be no best epoch"
+            )
+        lost = trainer.max_steps % steps
+        if lost and trainer.max_steps == trainer.estimated_stepping_batches:
+            rank_zero_warn(
+                f"trainer.max_steps={trainer.max_steps} ends {lost} steps after a validation: what "
+                "they learn is in last.ckpt alone"
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best epoch so far, also where the run was moved in between.

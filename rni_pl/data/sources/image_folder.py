@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from rni_pl.data.images import Images, Split
 from rni_pl.errors import DataError, first_line
 from rni_pl.progress import track
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff",
+}  # fmt: skip
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}  # the last bytes of a file that is whole
 
 
@@ -48,21 +51,22 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     """
     if not folder.is_dir():
         raise DataError(f"image folder {folder} does not exist; needed: {folder}/CLASS/*")
-    found = {
-        entry.name: sorted(file for file in entry.iterdir() if _is_image(file))
-        for entry in track(sorted(folder.iterdir()), f"listing {folder}")
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+    found: dict[str, list[Path]] = {}
+    others: list[Path] = []
+    for entry in track(sorted(folder.iterdir()), f"listing {folder}"):
+        if entry.is_dir() and not entry.name.startswith("."):
+            files = sorted(file for file in entry.iterdir() if not file.name.startswith("."))
+            found[entry.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
+            others += [file for file in files if file.suffix.lower() not in SUFFIXES]
     if not found:
         raise DataError(f"image folder {folder} has no classes; needed: {folder}/CLASS/*")
     for name, files in found.items():
         if not files:
             raise DataError(f"image folder {folder / name} holds no images")
+    if others:
+        named = f"{len(others)} files that are not named as images"
+        rank_zero_warn(f"{folder}: {named} are left out, the first {others[0]}")
     return found
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
 
 
 def check_images(paths: list[Path]) -> None:

@@ -1,0 +1,76 @@
+"""What pruning and fine-tuning take over from the training of a network: its data and its split."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from rni_pl import config, runs
+from rni_pl.classifier import Classifier
+from rni_pl.data import ImageData
+from rni_pl.errors import ConfigError, UnknownChoiceError
+from rni_pl.models.build import ModelSpec, check_output
+
+
+def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
+    """`cfg` with the data that the network was trained on, where none was chosen.
+
+    The checkpoint gives a name and plain values; what code they configure comes from `conf/`.
+    """
+    if cfg.data.get("_target_") is not None:
+        return with_split_of(cfg, spec)
+    if not isinstance(spec.data.get("choice"), str):
+        raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
+    try:
+        group = config.compose_group("data", spec.data["choice"])
+    except UnknownChoiceError as error:
+        raise ConfigError(
+            f"the network was trained on data={spec.data['choice']}, which is not known here: give "
+            "the --config-dir that has it again, or data=NAME"
+        ) from error
+    OmegaConf.set_struct(group, False)
+    stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
+    stored = {k: v for k, v in stored.items() if k not in runs.NOT_INHERITED}
+    if "protocol=validation" in cfg.overrides and not stored.get("val_fraction"):
+        stored.pop("val_fraction", None)  # asked for: the share is the data's own
+    for key, values in (("mean", spec.mean), ("std", spec.std)):
+        if stored.get(key, values) is None and values:
+            stored[key] = list(values)  # measured for the network; it is not measured anew
+    given = {key: value for key, value in cfg.data.items() if value is not None}
+    merged = OmegaConf.merge(cfg, {})
+    OmegaConf.set_struct(merged, False)
+    merged.data = OmegaConf.merge(group, stored, {k: v for k, v in given.items() if k in group})
+    config.check(merged)  # type: ignore[arg-type]
+    return merged  # type: ignore[return-value]
+
+
+def with_split_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
+    """`cfg` with the validation split of the network's training, unless it has its own.
+
+    With another, images that the network was trained on would pick the best epoch.
+    """
+    own = any(item.lstrip("+").startswith("data.split_seed=") for item in cfg.overrides)
+    seed = spec.data.get("split_seed")
+    same = spec.data.get("name") == cfg.data.name and "split_seed" in cfg.data
+    if own or seed is None or not same:
+        return cfg
+    return OmegaConf.merge(cfg, {"data": {"split_seed": seed}})  # type: ignore[return-value]
+
+
+def take_data(classifier: Classifier, cfg: DictConfig, data: ImageData) -> None:
+    """Have the network's description say what data it is fine-tuned on.
+
+    Raises:
+        ConfigError: the classes are not the network's.
+    """
+    spec = classifier.spec
+    if data.num_classes != spec.num_classes or (spec.classes and spec.classes != data.classes):
+        raise ConfigError(
+            f"the checkpoint was trained for {spec.num_classes} classes "
+            f"({', '.join(spec.classes[:3])}, ...), the data has {data.num_classes} "
+            f"({', '.join(data.classes[:3])}, ...)"
+        )
+    shape = list(data.image_shape)
+    classifier.hparams["spec"].update(
+        data=runs.plain_data_values(cfg), mean=list(data.mean), std=list(data.std)
+    )
+    if shape != list(spec.image_shape):
+        classifier.hparams["spec"]["image_shape"] = shape
+        check_output(classifier.model, classifier.spec)

@@ -1,0 +1,82 @@
+"""What pruning takes over from training: data, split and normalisation; what it says of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHORT
+from PIL import Image
+from test_commands import summary
+
+import rni_pl
+from rni_pl import checkpoint, inheriting, runs
+from rni_pl.config import compose_config
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Bright pictures in classes called as the digits."""
+    draws = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for digit in range(10):
+            place = tmp_path / "bright" / split / str(digit)
+            place.mkdir(parents=True)
+            for i in range(4):
+                pixels = draws.integers(200, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{i}.png")
+    return tmp_path / "bright"
+
+
+def test_the_network_says_what_it_was_fine_tuned_on(
+    command: Callable, trained: Path, folder: Path
+) -> None:
+    settings = ("data=image_folder", f"data.root={folder}", *SHORT, "hydra.run.dir=run")
+    finished = command("prune", f"checkpoint={trained}", *settings)
+    assert finished.status == 0, finished.err
+    spec = rni_pl.load_model("run").model_spec
+    data = runs.make_data(compose_config("train", settings[:2]))
+    assert spec.data["name"] == summary(Path("run"))["dataset"] == "image_folder"
+    assert spec.mean == pytest.approx(list(data.mean))
+    assert spec.std == pytest.approx(list(data.std))
+    assert min(spec.mean) > 0.8
+
+
+def test_normalisation_is_that_of_the_training(command: Callable, folder: Path) -> None:
+    """Also where what was measured for it is elsewhere, or has changed since."""
+    settings = ("arch=resnet20", "data=image_folder", f"data.root={folder}", *SHORT)
+    assert command("train", *settings, "hydra.run.dir=dense").status == 0
+    for file in (folder / "train").glob("*/0.png"):
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(file)
+    done = command("prune", "checkpoint=dense", *SHORT, "hydra.run.dir=small")
+    assert done.status == 0, done.err
+    dense, small = (rni_pl.load_model(run).model_spec for run in ("dense", "small"))
+    assert small.mean == dense.mean
+    assert small.std == dense.std
+
+
+def test_a_network_is_not_validated_on_what_it_was_trained_on(
+    command: Callable, trained: Path
+) -> None:
+    spec = checkpoint.load_model(trained).model_spec
+    for setting, split in (("seed=7", 0), ("data.split_seed=5", 5)):
+        settings = [f"checkpoint={trained}", "data=digits", setting]
+        cfg = inheriting.with_data_of(compose_config("prune", settings), spec)
+        assert cfg.data.split_seed == split
+    other = compose_config("prune", [f"checkpoint={trained}", "data=cifar10", "seed=7"])
+    assert inheriting.with_data_of(other, spec).data.split_seed == 7
+
+
+def test_nor_from_python(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make_data = runs.make_data
+    monkeypatch.setattr(runs, "make_data", lambda *args: made.append(make_data(*args)) or made[-1])
+    model = rni_pl.load_model(trained)
+    overrides = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
+    rni_pl.prune_finetune(
+        model, "digits", epochs=1, seed=9, batch_size=16, device="cpu", overrides=overrides
+    )
+    own = make_data(compose_config("train", ["data=digits", "seed=0"]))
+    assert all(torch.equal(data.val.images, own.val.images) for data in made)
+    assert made
