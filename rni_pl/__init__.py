@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from rni_pl import models
     from rni_pl.api import prune_finetune, train
     from rni_pl.checkpoint import load_model
+    from rni_pl.errors import RniError
     from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm
     from rni_pl.penalties import l1_penalty, rni_penalty
     from rni_pl.pruning import prune
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 
 # Imported on first use, so that `--help` and configuration errors need not wait for torch.
 _HOMES = {
+    "RniError": "rni_pl.errors",
     "SigmoidBatchNorm2d": "rni_pl.norm",
     "convert_batchnorm": "rni_pl.norm",
     "l1_penalty": "rni_pl.penalties",
@@ -27,6 +29,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "RniError",
     "SigmoidBatchNorm2d",
     "convert_batchnorm",
     "l1_penalty",

@@ -5,12 +5,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from rni_pl import config, inheriting, runs, stages
+from rni_pl.checkpoint import build_with_weights
 from rni_pl.classifier import Classifier
-from rni_pl.errors import ConfigError
+from rni_pl.errors import ConfigError, RniError
 from rni_pl.finetuning import GIVEN
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.norm import norm_kind
@@ -86,8 +89,14 @@ def prune_finetune(
     `model` (as `train` or `load_model` return it, or any network for this data) is not changed;
     `method` decides the scope, global or local; None: the method that it was trained with, where
     the network says so (as those of `train` and `load_model` do), otherwise ``"rni"``. For the
-    rest, results and errors included, see `train`.
+    rest, results and errors included, see `train`. Where `model` does not say how it is built, what
+    is kept in `run_dir` is loaded with ``load_model(run_dir, model=...)``.
+
+    Raises:
+        TypeError: `model` is no network.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, not {model!r:.80}; load_model(path) reads one")
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     cfg = _configure("prune", [*settings, *overrides])
@@ -96,6 +105,11 @@ def prune_finetune(
     method, scope = _method_and_scope(model, method)
     cfg.prune.scope = cfg.prune.scope or scope
     classifier = _wrap(model, method, cfg)
+    if run_dir is not None and not classifier.spec.arch:
+        rank_zero_warn(
+            "checkpoints of this run do not say how to build the network: load them with "
+            "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
+        )
     with _directory(run_dir) as directory:
         options = {"watch_test": True, "classifier": classifier}
         return _result(stages.run("prune", cfg, Path(directory), **options))
@@ -120,6 +134,8 @@ def _method_and_scope(model: nn.Module, method: str | None) -> tuple[str, str]:
 
 def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
     """A copy of the network under training, with what is known of how to build it."""
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("the network has no parameter that is trained")
     known = getattr(model, "model_spec", None)
     data = runs.make_data(cfg)
     spec = ModelSpec(
@@ -136,8 +152,26 @@ def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
         std=list(data.std),
     )
     check_output(model, spec)
-    module = copy.deepcopy(model).cpu().train()
+    if spec.arch and not _builds(spec, model):
+        rank_zero_warn("the network was changed since it was built: its description is left out")
+        spec.arch = {}
+    module = copy.deepcopy(model).cpu().float().train()
     return Classifier(spec.to_dict(), config.plain(cfg.optimizer), module=module)
+
+
+def _builds(spec: ModelSpec, model: nn.Module) -> bool:
+    """Whether a description builds this very network: its layers, their sizes, what it computes."""
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    try:
+        built = build_with_weights(spec, state, "the network given")
+    except RniError:
+        return False
+    ours = copy.deepcopy(model).cpu().float().eval()
+    if str(ours) != str(built.eval()):
+        return False
+    x = torch.rand(2, *spec.image_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return torch.allclose(ours(x), built(x), rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 def _shared(

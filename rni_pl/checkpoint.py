@@ -1,5 +1,6 @@
 """Reading checkpoints: what may be in one, and the network it holds."""
 
+import copy
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -11,24 +12,28 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, first_line
-from rni_pl.models.build import ModelSpec, build, check_trusted
+from rni_pl.models.build import ModelSpec, build, check_trusted, shaped
 
 
-def load_model(path: str | Path, allow: Collection[str] = ()) -> nn.Module:
+def load_model(
+    path: str | Path, allow: Collection[str] = (), model: nn.Module | None = None
+) -> nn.Module:
     """The network of any checkpoint of ours, dense or pruned, in evaluation mode on the CPU.
 
     Args:
         path: a checkpoint file, or a run directory (its best epoch is taken).
         allow: full names of further network builders (``"mypackage.nets.MyNet"``) that the
             checkpoint may call; those of `rni_pl.models`, torchvision and timm always may.
+        model: the unpruned network, freshly built, where a checkpoint does not say how to build it
+            (it was given to `rni_pl.prune_finetune`); a copy gets its sizes and weights.
 
     Raises:
-        CheckpointError: missing, damaged, foreign, or it asks for code that is not allowed.
+        CheckpointError: missing, damaged, foreign, it asks for code that is not allowed, or `model`
+            is another network.
     """
-    checkpoint = read(path, allow)
+    checkpoint = read(path, allow, given=model is not None)
     spec = spec_of(checkpoint)
-    model = build_with_weights(spec, checkpoint["state_dict"], path)
-    return model.eval()
+    return build_with_weights(spec, checkpoint["state_dict"], path, model).eval()
 
 
 def locate(path: str | Path) -> Path:
@@ -44,15 +49,17 @@ def locate(path: str | Path) -> Path:
     return path
 
 
-def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
+def read(path: str | Path, allow: Collection[str] = (), given: bool = False) -> dict[str, Any]:
     """The checkpoint's contents, once it is certain that they hold data alone.
+
+    `given`: its network is at hand, so that what it says of building one does not matter.
 
     Raises:
         CheckpointError: see `load_model`.
     """
     file = locate(path)
     checkpoint = read_plain(file)
-    check(checkpoint, file, allow)
+    check(checkpoint, file, allow, given)
     return checkpoint
 
 
@@ -126,7 +133,9 @@ def _weights(state: dict[str, Any]) -> dict[str, Any]:
     return {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
 
 
-def check(checkpoint: Any, file: str | Path, allow: Collection[str] = ()) -> None:
+def check(
+    checkpoint: Any, file: str | Path, allow: Collection[str] = (), given: bool = False
+) -> None:
     """Raise `CheckpointError` unless this is a checkpoint of ours that names no other code."""
     hyper = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(hyper, dict) or not isinstance(hyper.get("spec"), dict):
@@ -137,9 +146,12 @@ def check(checkpoint: Any, file: str | Path, allow: Collection[str] = ()) -> Non
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"checkpoint={file} holds no weights")
     spec = spec_of(checkpoint)
+    if given:
+        return
     if not spec.arch:
         raise CheckpointError(
-            f"checkpoint={file} was given in Python and does not say how to build its network"
+            f"checkpoint={file} does not say how to build its network, which was given in Python: "
+            "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
         )
     check_trusted(spec.arch, allow)
 
@@ -166,11 +178,13 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
     model.load_state_dict(state)
 
 
-def build_with_weights(spec: ModelSpec, state: dict[str, Any], path: str | Path) -> nn.Module:
-    """Build the network and load a Lightning checkpoint's weights into it."""
+def build_with_weights(
+    spec: ModelSpec, state: dict[str, Any], path: str | Path, model: nn.Module | None = None
+) -> nn.Module:
+    """Build the network, or shape a copy of `model`, and load a Lightning checkpoint's weights."""
     with torch.random.fork_rng(devices=[]):  # building draws weights that are not used
         try:
-            model = build(spec)
+            model = build(spec) if model is None else shaped(copy.deepcopy(model).cpu(), spec)
         except ConfigError as error:
             raise CheckpointError(f"checkpoint={path}: {error}") from error
     try:

@@ -56,7 +56,6 @@ class Classifier(pl.LightningModule):
         self.recipe = Recipe(**recipe)
         self.model = build(ModelSpec(**spec)) if module is None else module
         self.objective: Objective = cross_entropy
-        self.example_input_array = torch.zeros(1, *spec["image_shape"])
         self.metrics = nn.ModuleDict(
             {f"{stage}_metrics": _metrics(stage, spec) for stage in ("train", "val", "test")}
         )
@@ -65,6 +64,11 @@ class Classifier(pl.LightningModule):
     def spec(self) -> ModelSpec:
         """Description of the network as it is now."""
         return ModelSpec(**self.hparams["spec"])
+
+    @property  # type: ignore[misc]
+    def example_input_array(self) -> Tensor:
+        """An image as the network takes it, for Lightning's summary."""
+        return next(self.model.parameters()).new_zeros(1, *self.spec.image_shape)
 
     def replace_model(self, model: nn.Module) -> None:
         """Take a pruned network in place of the present one; checkpoints will rebuild it."""

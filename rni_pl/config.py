@@ -87,9 +87,9 @@ def compose_group(group: str, choice: str) -> DictConfig:
         raise ConfigError(f"{group}={choice!r} is not the name of a configuration")
     try:
         if GlobalHydra.instance().is_initialized():
-            return compose(f"{group}/{choice}")[group]
+            return compose(overrides=[f"+{group}={choice}"])[group]
         with initialize_config_dir(config_dir(), version_base="1.3"):
-            return compose(f"{group}/{choice}")[group]
+            return compose(overrides=[f"+{group}={choice}"])[group]
     except (HydraException, OmegaConfBaseException) as error:
         raise explained(error) from error
 

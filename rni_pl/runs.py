@@ -208,7 +208,10 @@ def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:
 
 
 def finished(classifier: Classifier) -> nn.Module:
-    """The network as `load_model` would return it: on the CPU, evaluating, in default layout."""
-    model = classifier.model.cpu().to(memory_format=torch.contiguous_format).eval()
+    """The network as `load_model` would return it: on the CPU, evaluating, in default layout.
+
+    In float32, whatever precision it was trained in.
+    """
+    model = classifier.model.cpu().float().to(memory_format=torch.contiguous_format).eval()
     model.model_spec = classifier.spec  # type: ignore[assignment]
     return model

@@ -9,12 +9,14 @@ from torch import nn
 
 import rni_pl
 from rni_pl import models
-from rni_pl.errors import ConfigError
+from rni_pl.errors import CheckpointError, ConfigError
+from rni_pl.models.build import ModelSpec
 from rni_pl.norm import SigmoidBatchNorm2d
 from rni_pl.penalties import l1_penalty, rni_penalty
 
 QUICK = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
 COMMON = {"dataset": "digits", "batch_size": 16, "device": "cpu"}
+FEW = {**COMMON, "epochs": 1, "overrides": QUICK}
 SETTINGS = {**COMMON, "epochs": 2, "lr": 0.05, "seed": 3}
 
 
@@ -80,6 +82,65 @@ def test_same_figures_as_the_command(trained: Path) -> None:
     )
     summary = json.loads((trained / "summary.json").read_text())
     assert logs["summary"]["test_acc"] == summary["test_acc"]
+
+
+def test_a_network_that_was_changed_is_not_described_as_it_was(tmp_path: Path) -> None:
+    model = rni_pl.models.resnet20()
+    model.model_spec = ModelSpec({"_target_": "rni_pl.models.resnet20"}, 10)
+    same, _ = rni_pl.prune_finetune(model, **FEW, run_dir=tmp_path / "same")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(rni_pl.load_model(tmp_path / "same")(x), same(x))
+    for block in (*model.layer1, *model.layer2, *model.layer3):
+        block.relu = nn.SiLU()
+    with pytest.warns(UserWarning, match="was changed since it was built"):
+        small, _ = rni_pl.prune_finetune(model, **FEW, run_dir=tmp_path / "small")
+    with pytest.raises(CheckpointError, match=r"load_model\(path, model="):
+        rni_pl.load_model(tmp_path / "small")
+    assert torch.equal(rni_pl.load_model(tmp_path / "small", model=model)(x), small(x))
+
+
+def test_a_network_given_in_python_loads_with_the_unpruned_one(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return rni_pl.convert_batchnorm(models.resnet20())
+
+    with pytest.warns(UserWarning, match="do not say how to build the network"):
+        small, _ = rni_pl.prune_finetune(build(), **FEW, run_dir=tmp_path)
+    given, x = models.resnet20(), torch.randn(2, 3, 32, 32)  # BatchNorm becomes SigBN by itself
+    before = copy.deepcopy(given.state_dict())
+    for network in (build(), given):
+        again = rni_pl.load_model(tmp_path, model=network)
+        assert torch.equal(again(x), small(x))
+    assert all(torch.equal(value, before[key]) for key, value in given.state_dict().items())
+    with pytest.raises(CheckpointError, match="do not fit"):
+        rni_pl.load_model(tmp_path, model=models.resnet32())
+
+
+def test_what_is_no_network_to_train_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"not 'runs/digits'; load_model"):
+        rni_pl.prune_finetune("runs/digits", **FEW)  # type: ignore[arg-type]
+    for model in (nn.Sequential(), models.resnet20().requires_grad_(False)):
+        with pytest.raises(ConfigError, match="no parameter that is trained"):
+            rni_pl.prune_finetune(model, **FEW)
+    with pytest.raises(ConfigError, match="method=foo is unknown; allowed: l1, polarization, rni"):
+        rni_pl.prune_finetune(models.resnet20(), method="foo", **FEW)
+    assert issubclass(ConfigError, rni_pl.RniError)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_true_precisions(precision: str, tmp_path: Path) -> None:
+    """With Lightning's summary, which runs an example, and all that touches images."""
+    overrides = [QUICK[0], f"trainer.precision={precision}"]
+    settings = {**COMMON, "epochs": 1, "overrides": overrides}
+    model, logs = rni_pl.train(**settings, arch="resnet20")
+    assert logs["summary"]["precision"] == precision
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    settings["overrides"] = [
+        *overrides, "prune.absorb=true", "prune.recalibrate=1", "distill.weight=0.5"
+    ]  # fmt: skip
+    small, logs = rni_pl.prune_finetune(model, **settings, run_dir=tmp_path)
+    assert logs["summary"]["channels_pruned"] == pytest.approx(168, abs=8)  # bfloat16 has ties
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(rni_pl.load_model(tmp_path)(x), small(x))
 
 
 def test_any_network_can_be_pruned() -> None:

@@ -1,6 +1,7 @@
 """Speed is measured in turns, by the median, and stands beside the reduction of MACs."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from torch import nn
 from rni_pl import models
 from rni_pl.benchmark import engines, speed
 from rni_pl.benchmark.engines import Setup
+from rni_pl.benchmark.networks import families
 from rni_pl.benchmark.speed import medians, seconds_a_batch
+from rni_pl.config import compose_config
 from rni_pl.models.build import build
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import macs
@@ -219,3 +222,11 @@ def test_vgg16_at_half_its_channels_is_faster_for_real(tmp_path: Path) -> None:
         if dense_s / pruned_s >= wanted:
             return
     pytest.fail(f"{dense_s / pruned_s:.2f} times faster, not {wanted:.2f}")
+
+
+def test_dense_checkpoints_of_one_network_are_told_apart(trained: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(trained, tmp_path / "other")
+    config = compose_config("benchmark", [f"checkpoint=[{trained},{other}]", "prune.ratio=[0.5]"])
+    (family,) = families(config)
+    names = [network.name for network in family.pruned]
+    assert names == [f"{path}, ratio 0.5, round_to 1" for path in (trained, other)]

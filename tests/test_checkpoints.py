@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import damages, run_python
 import rni_pl
 from rni_pl.classifier import Classifier
 from rni_pl.errors import CheckpointError, RniError
+from rni_pl.models.build import check_trusted
 
 LOAD = """
 import sys, torch
@@ -251,3 +253,18 @@ def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> Non
     torch.save(checkpoint, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError, match=r"fc\.bias"):
         rni_pl.load_model(tmp_path / "bad.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("target", "trusted"),
+    [
+        ("torchvision.models.resnet18", True),
+        ("torchvision.models.resnet.resnet18", True),  # the same by the name of its file
+        ("torchvision.models.vgg.resnet18", False),
+        ("torchvision.models.resnet.ResNet", False),
+        ("torchvision.models_of_mine.resnet18", False),
+    ],
+)
+def test_registered_networks_are_trusted_by_either_name(target: str, trusted: bool) -> None:
+    with nullcontext() if trusted else pytest.raises(CheckpointError, match="is not of"):
+        check_trusted({"_target_": target})

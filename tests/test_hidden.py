@@ -1,8 +1,10 @@
 """Channels that matter where it is easily overlooked: in other modes, names, numbers, layers."""
 
+import json
 import types
 
 import hidden
+import numpy as np
 import pytest
 import torch
 from odd import Net, conv, head
@@ -10,6 +12,7 @@ from test_odd_networks import check, prepared
 from test_pruning import difference, masked, randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from rni_pl import convert_batchnorm
 from rni_pl.callbacks import SparsityRegulariser
@@ -224,3 +227,53 @@ def test_nothing_to_regularise_is_said_at_the_start() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).requires_grad_(False)
     with pytest.raises(ConfigError, match="no BatchNorm2d whose scales are trained"):
         SparsityRegulariser(L1()).on_fit_start(None, model)
+
+
+def transposed(net: Net, x: Tensor) -> Tensor:
+    return net.head(net.behind(net.up(net.stem(x))))
+
+
+@pytest.mark.parametrize(
+    ("maker", "kind"),
+    [
+        (lambda: nn.ConvTranspose2d(12, 12, 3), "ConvTranspose2d"),
+        (lambda: parametrizations.weight_norm(nn.Conv2d(12, 12, 3)), "ParametrizedConv2d"),
+    ],
+)
+def test_what_stays_behind_the_unknown_says_so(maker, kind: str) -> None:
+    model, x = prepared(
+        lambda: Net(transposed, up=maker(), behind=nn.Sequential(nn.ReLU(), nn.BatchNorm2d(12)))
+    )
+    report = check(model, x, ratio=0.5)
+    assert report.skipped["behind.1"] == f"comes from up, which is not understood ({kind})"
+    assert report.skipped["stem.1"] == f"feeds up, which is not understood ({kind})"
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (torch.compile, "before torch.compile"),
+        (nn.DataParallel, "its .module"),
+        (nn.SyncBatchNorm.convert_sync_batchnorm, "SyncBatchNorm: prune it before"),
+    ],
+)
+def test_wrapped_networks_are_named(wrap, words: str) -> None:
+    model, x = prepared(lambda: Net(lambda s, x: s.head(s.stem(x))))
+    with pytest.raises(PruningError, match=words):
+        prune(wrap(model), x, 0.5)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    model, x = prepared(lambda: Net(lambda s, x: s.head(s.stem(x))))
+    found = prune(model, x, np.float32(0.5), round_to=np.int64(4), min_channels=np.int32(2))[1]
+    assert json.dumps(found.ratio) == "0.5"
+    assert found.kept == prune(model, x, 0.5, round_to=4, min_channels=2)[1].kept
+
+
+def test_the_memory_format_stays() -> None:
+    model, x = prepared(lambda: Net(lambda s, x: s.head(s.stem(x))))
+    for layout in (torch.channels_last, torch.contiguous_format):
+        pruned, _ = prune(model.to(memory_format=layout), x, 0.5)
+        weight = pruned.stem[0].weight
+        assert weight.shape[0] < 12
+        assert weight.is_contiguous(memory_format=layout)

@@ -29,6 +29,13 @@ def test_a_run_from_another_epoch_has_its_parent(tmp_path: Path) -> None:
     assert parent_of(pruned, found) is not None
 
 
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for place in ("one/run", "two/run", "two/other"):
+        trained_run(tmp_path / place)
+    names = [run.name for run in collect([tmp_path / "one", tmp_path / "two"]).runs]
+    assert names == [f"{tmp_path}/one/run", "other", f"{tmp_path}/two/run"]
+
+
 def test_summaries_of_other_budgets_are_not_averaged(tmp_path: Path) -> None:
     put(tmp_path / "a", TRAIN)
     put(tmp_path / "b", {**TRAIN, "epochs": 160, "test_acc": 0.95, "seed": 1})

@@ -46,7 +46,8 @@ def families(config: DictConfig) -> list[Family]:
     """
     found: dict[str, Family] = {}
     options = plain(config.prune)
-    for path in as_list(plain(config)["checkpoint"]):
+    paths = as_list(plain(config)["checkpoint"])
+    for path in paths:
         model = load_model(path, list(config.allow))
         spec: ModelSpec = model.model_spec  # type: ignore[assignment]
         if spec.structure and as_list(options["ratio"]):
@@ -55,6 +56,8 @@ def families(config: DictConfig) -> list[Family]:
         key = str((spec.arch, spec.num_classes, spec.norm, spec.image_shape))
         family = found.setdefault(key, Family(spec, _network("dense", dense, spec)))
         smaller = [(path, model)] if spec.structure else _pruned(model, spec, options)
+        if len(paths) > 1 and not spec.structure:
+            smaller = ((f"{path}, {name}", pruned) for name, pruned in smaller)
         family.pruned += [_network(name, pruned, spec) for name, pruned in smaller]
     return list(found.values())
 

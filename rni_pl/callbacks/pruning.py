@@ -45,14 +45,15 @@ class OneShotPruning(pl.Callback):
             return
         if not isinstance(pl_module, Classifier):
             raise TypeError(f"OneShotPruning needs a Classifier, not {type(pl_module).__name__}")
-        example = torch.zeros(1, *pl_module.spec.image_shape)
-        if self.absorb:
-            (example,) = _training_images(trainer, 1)
         model = pl_module.model.cpu()
+        dtype = next(model.parameters()).dtype  # not float32 where trainer.precision ends in -true
+        example = torch.zeros(1, *pl_module.spec.image_shape, dtype=dtype)
+        if self.absorb:
+            (example,) = (images.to(dtype) for images in _training_images(trainer, 1))
         with busy("pruning"):
             pruned, self.report = prune(model, example, **vars(self.request), absorb=self.absorb)
         if self.recalibrate:
-            batches = _training_images(trainer, self.recalibrate)
+            batches = (images.to(dtype) for images in _training_images(trainer, self.recalibrate))
             recalibrate(pruned, track(batches, "recalibrating", self.recalibrate))
         pl_module.replace_model(pruned)
 

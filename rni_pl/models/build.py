@@ -94,6 +94,16 @@ def build(spec: ModelSpec) -> nn.Module:
         ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"arch={spec.arch['_target_']} gives no torch.nn.Module")
+    return shaped(model, spec)
+
+
+def shaped(model: nn.Module, spec: ModelSpec) -> nn.Module:
+    """A dense network with the norm layers and the sizes that its description names.
+
+    Raises:
+        ConfigError: its norm layers cannot be converted.
+        CheckpointError: the sizes are those of another network.
+    """
     if spec.norm == "sigbn":
         try:
             model = convert_batchnorm(model)
@@ -112,10 +122,12 @@ def check_output(model: nn.Module, spec: ModelSpec) -> None:
     """Raise `ConfigError` unless the network maps the data's images to one logit a class."""
     training = model.training
     name = spec.arch_name if spec.arch else type(model).__name__
-    device = next(model.parameters()).device
+    like = next(model.parameters(), None)
+    if like is None:
+        raise ConfigError(f"arch={name} has no parameters")
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *spec.image_shape, device=device))
+            logits = model.eval()(like.new_zeros(1, *spec.image_shape))
     except Exception as error:  # whatever a user's own network may raise
         raise ConfigError(
             f"arch={name} cannot take images of shape {spec.image_shape}: {first_line(error)}"
@@ -175,10 +187,11 @@ def _registered(target: str, arch: Mapping[str, Any]) -> bool:
     home, _, name = target.rpartition(".")
     if home == "rni_pl.models":
         return name in importlib.import_module(home).__all__
-    if home == "torchvision.models":
-        from torchvision.models import list_models
+    if home.startswith("torchvision.models"):
+        from torchvision import models
 
-        return name in list_models(module=importlib.import_module(home))
+        known = name in models.list_models(module=models)
+        return known and home in ("torchvision.models", models.get_model_builder(name).__module__)
     if target == "timm.create_model":
         name = str(arch.get("model_name"))
     elif home != "timm.models":

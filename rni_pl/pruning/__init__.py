@@ -8,5 +8,6 @@ Plain PyTorch. Reads in the order `tracing` (with `meta`), `numbering`, `flow` (
 from rni_pl.pruning.oneshot import PruningReport, prune
 from rni_pl.pruning.plan import Request
 from rni_pl.pruning.recalibrate import recalibrate
+from rni_pl.pruning.surgery import resize, structure_of
 
-__all__ = ["PruningReport", "Request", "prune", "recalibrate"]
+__all__ = ["PruningReport", "Request", "prune", "recalibrate", "resize", "structure_of"]

@@ -67,6 +67,16 @@ class ChannelGraph:
         used = any(str(n.target).startswith(f"{layer}.") for n in self._all_nodes)
         return "has a forward pass of its own" if used else "is not reached by the forward pass"
 
+    def why_fixed(self, layer: str) -> str:
+        """Why the channels of a layer are among those that stay whatever is asked."""
+        assert self.flow is not None
+        node = self.nodes(layer)[0]
+        while node.all_input_nodes:
+            node = node.all_input_nodes[0]
+            if node in self.flow.opaque:
+                return f"comes from {node.target}, which {self.flow.opaque[node]}"
+        return "holds the network's input or other fixed channels"
+
     def maker_of(self, norm: str) -> str | None:
         """The convolution right in front of a norm layer, where nothing else reads it."""
         calls = self.nodes(norm)
@@ -104,6 +114,9 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
         PruningError: `torch.fx` cannot trace the model, or the example does not fit it.
     """
     inputs = as_tuple(example_inputs)
+    wrapped = kinds.wrapper_of(model)
+    if wrapped:
+        raise PruningError(f"{type(model).__name__} wraps a network: prune that one ({wrapped})")
     if kinds.has_forward_set(model):
         raise PruningError(
             f"the forward pass of this {type(model).__name__} was replaced, and torch.fx would "

@@ -112,6 +112,14 @@ def has_forward_set(module: nn.Module) -> bool:
     return "forward" in vars(module)
 
 
+def wrapper_of(model: nn.Module) -> str:
+    """Where the network is that `torch.compile` or a parallel wrapper hides; empty: it is one."""
+    if hasattr(model, "_orig_mod"):
+        return "before torch.compile, or its _orig_mod"
+    parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return "its .module" if parallel else ""
+
+
 def spatial_rank(name: str) -> int | None:
     """How many dimensions of positions an operation works on, where its name says so."""
     digits = re.search(r"([123])d", name)

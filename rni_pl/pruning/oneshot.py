@@ -128,7 +128,7 @@ def _report(
             kept[name] = plan.keep[units].nonzero().flatten().tolist()
             widths[name] = len(units)
         else:
-            skipped[name] = why_stays(graph, int(units[0]))
+            skipped[name] = why_stays(graph, name)
     reached = set(graph.scaled)
     for name, _ in norm.scaled_norms(model):
         if name not in reached:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class Request:
 
     def __post_init__(self) -> None:
         ratio = self.ratio
-        number = isinstance(ratio, int | float) and not isinstance(ratio, bool) and 0 <= ratio < 1
+        number = isinstance(ratio, Real) and not isinstance(ratio, bool) and 0 <= ratio < 1
         if not number and ratio != "auto":
             raise PruningError(
                 f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1, or auto"
@@ -36,8 +37,11 @@ class Request:
         _one_of("target", self.target, budget.TARGETS)
         for name in ("round_to", "min_channels"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
                 raise PruningError(f"prune.{name}={value!r} is not allowed; allowed: integers >= 1")
+            object.__setattr__(self, name, int(value))  # NumPy's numbers as well
+        if isinstance(ratio, Real) and not isinstance(ratio, int):
+            object.__setattr__(self, "ratio", float(ratio))
 
     @property
     def floor(self) -> selection.Floor:
@@ -68,7 +72,9 @@ def make_plan(
     while True:
         candidates = scores.candidates(graph, by_layer, removable)
         if not len(candidates.units):
-            raise PruningError(f"nothing to prune in {type(model).__name__}: {why_nothing(graph)}")
+            raise PruningError(
+                f"nothing to prune in {type(model).__name__}: {why_nothing(model, graph)}"
+            )
         keep = _Selector(model, graph, candidates, request, inputs).select()
         unfit = graph.unfit(keep)
         if unfit is None:
@@ -173,25 +179,28 @@ def removable_units(graph: ChannelGraph, coupled: bool) -> Tensor:
     return removable
 
 
-def why_stays(graph: ChannelGraph, unit: int) -> str:
-    """Why a unit has to stay."""
+def why_stays(graph: ChannelGraph, layer: str) -> str:
+    """Why the channels of a norm layer have to stay."""
+    unit = int(graph.layers[layer].outputs[0])
     if unit == 0:
-        return "holds the network's input or other fixed channels"
+        return graph.why_fixed(layer)
     if unit in graph.reasons:
         return graph.reasons[unit]
     return f"tied by a residual connection ({graph.coupled[unit]})"
 
 
-def why_nothing(graph: ChannelGraph) -> str:
+def why_nothing(model: nn.Module, graph: ChannelGraph) -> str:
     """Why no unit can go."""
     if not graph.scaled:
-        return "it has no BatchNorm2d with scales"
+        synced = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+        hint = "; it has SyncBatchNorm: prune it before it is converted" if synced else ""
+        return f"it has no BatchNorm2d with scales{hint}"
     first = graph.scaled[0]
     unit = int(graph.layers[first].outputs[0])
     hint = (
         "" if unit in graph.reasons or unit not in graph.coupled else "; coupled=true prunes these"
     )
-    return f"{first}: {why_stays(graph, unit)}{hint}"
+    return f"{first}: {why_stays(graph, first)}{hint}"
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

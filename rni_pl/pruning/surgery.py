@@ -202,6 +202,8 @@ def _sliced(tensor: Tensor, cut: Cut) -> Tensor:
     data = data.index_select(0, cut.rows.to(data.device))
     if data.ndim > 1 and cut.columns is not None:
         data = data.index_select(1, cut.columns.to(data.device))
+    if tensor.ndim == 4 and not tensor.is_contiguous():
+        data = data.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data

@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,17 @@ def collect(directories: Iterable[Path]) -> Found:
                 found.runs.append(read_run(path, name))
             except Unusable as problem:
                 found.problems.append(Problem(name, printable(str(problem))))
+    _tell_apart(found)
     return found
+
+
+def _tell_apart(found: Found) -> None:
+    """Runs that are called the same below several directories are called by their full paths."""
+    counts = Counter(run.name for run in found.runs)
+    found.runs = [
+        replace(run, name=printable(str(run.path))) if counts[run.name] > 1 else run
+        for run in found.runs
+    ]
 
 
 def _run_directories(top: Path, problems: list[Problem]) -> Iterator[Path]:
