@@ -88,6 +88,9 @@ class SharedBatches(Sampler[list[int]]):
 
 
 def seeded(*entropy: int) -> torch.Generator:
-    """A CPU generator whose stream depends on all the numbers given."""
+    """A CPU generator whose stream depends on the numbers given, but for zeros at their end.
+
+    So an epoch's order and the augmentation of its first batch are drawn from one stream.
+    """
     state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
