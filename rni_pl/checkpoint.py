@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ def load_model(
     Raises:
         CheckpointError: missing, damaged, foreign, it asks for code that is not allowed, or `model`
             is another network.
+        TypeError: `model` is no network.
     """
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, not {model!r:.80}")
     checkpoint = read(path, allow, given=model is not None)
     spec = spec_of(checkpoint)
     return build_with_weights(spec, checkpoint["state_dict"], path, model).eval()
@@ -181,10 +185,17 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 def build_with_weights(
     spec: ModelSpec, state: dict[str, Any], path: str | Path, model: nn.Module | None = None
 ) -> nn.Module:
-    """Build the network, or shape a copy of `model`, and load a Lightning checkpoint's weights."""
+    """Build the network, or shape a copy of `model`, and load a Lightning checkpoint's weights.
+
+    What the checkpoint says of building is not trusted, and dropped, where a network is given.
+    """
     with torch.random.fork_rng(devices=[]):  # building draws weights that are not used
         try:
-            model = build(spec) if model is None else shaped(copy.deepcopy(model).cpu(), spec)
+            if model is None:
+                model = build(spec)
+            else:
+                spec = replace(spec, arch={})
+                model = shaped(copy.deepcopy(model).cpu().float(), spec)
         except ConfigError as error:
             raise CheckpointError(f"checkpoint={path}: {error}") from error
     try:

@@ -148,8 +148,6 @@ def check(config: DictConfig) -> None:
     inherits = OmegaConf.select(config, "data._target_", default="") is None
     resumes = OmegaConf.select(config, "resume", default=None) is not None
     rules = {**RULES, **RULES_OF.get(config.get("command", ""), {})}
-    for group in CLOSED:
-        _check_names(config, group, [key for key in rules if key.startswith(f"{group}.")])
     for key, rule in rules.items():
         if key == "checkpoint" and resumes:
             continue  # the run that goes on knows where it started from
@@ -160,6 +158,8 @@ def check(config: DictConfig) -> None:
             continue
         if not rule.holds(value):
             raise ConfigError(f"{key}={value!r} is not allowed; allowed: {rule.words}")
+    for group in CLOSED:
+        _check_names(config, group, [key for key in rules if key.startswith(f"{group}.")])
     _check_together(config)
 
 

@@ -173,7 +173,7 @@ def figures(classifier: Classifier, acc: float) -> dict[str, Any]:
 def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
     """Median time of a batch on the CPU before and after removal, measured in turns."""
     setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
-    models = [copy.deepcopy(model).cpu().eval() for model in (dense, pruned)]
+    models = [copy.deepcopy(model).cpu().float().eval() for model in (dense, pruned)]
     with busy("timing"):
         before, after = seconds_a_batch(models, image_shape, setup)
     return {

@@ -4,11 +4,12 @@ Hydra's own help makes a deep copy of all configurations for each group that it 
 most of its time; this reads the names of the files.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,15 +26,13 @@ def of_command(name: str, arguments: Sequence[str]) -> str:
     Raises:
         ConfigError: the arguments make no configuration.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--config-dir", "-cd")
-    known, others = parser.parse_known_args(arguments)
-    overrides = [one for one in others if not one.startswith("-")]
-    if known.config_dir is not None:
-        folder = Path(known.config_dir).absolute()
+    given = get_args_parser().parse_args(arguments)
+    overrides = [one for one in given.overrides if not _sweeps(one)]
+    if given.config_dir is not None:
+        folder = Path(given.config_dir).absolute()
         if not folder.is_dir():
-            raise ConfigError(f"--config-dir={known.config_dir} is not a directory")
-        overrides.append(f'hydra.searchpath=["file://{folder}"]')
+            raise ConfigError(f"--config-dir={given.config_dir} is not a directory")
+        overrides.insert(0, f'hydra.searchpath=["file://{folder}"]')
     try:
         with initialize_config_dir(config_dir(), version_base="1.3"):
             config = compose(name, overrides, return_hydra_config=True)
@@ -47,6 +46,14 @@ def of_command(name: str, arguments: Sequence[str]) -> str:
         groups="\n".join(_groups([Path(one.removeprefix("file://")) for one in folders])),
         config=OmegaConf.to_yaml(DictConfig(own)).rstrip(),
     )
+
+
+def _sweeps(override: str) -> bool:
+    """Whether an override has several values, of which a configuration takes one."""
+    try:
+        return OverridesParser.create().parse_override(override).is_sweep_override()
+    except HydraException:
+        return False  # composing says what is wrong with it
 
 
 def of_tool(name: str) -> str:

@@ -1,6 +1,7 @@
 """What pruning and fine-tuning take over from the training of a network: its data and its split."""
 
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_warn
 
 from rni_pl import config, runs
 from rni_pl.classifier import Classifier
@@ -46,10 +47,17 @@ def with_split_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
 
     With another, images that the network was trained on would pick the best epoch.
     """
-    own = any(item.lstrip("+").startswith("data.split_seed=") for item in cfg.overrides)
+    if spec.data.get("name") != cfg.data.name or "split_seed" not in cfg.data:
+        return cfg
+    before, now = spec.data.get("val_fraction"), cfg.data.get("val_fraction")
+    if before is not None and now is not None and now > before:
+        rank_zero_warn(
+            f"data.val_fraction={now}: the network was trained with {before}, so that images it "
+            "was trained on validate it"
+        )
     seed = spec.data.get("split_seed")
-    same = spec.data.get("name") == cfg.data.name and "split_seed" in cfg.data
-    if own or seed is None or not same:
+    named = any(item.lstrip("+").startswith("data.split_seed=") for item in cfg.overrides)
+    if named or seed is None or cfg.data.split_seed != cfg.seed:  # another was chosen
         return cfg
     return OmegaConf.merge(cfg, {"data": {"split_seed": seed}})  # type: ignore[return-value]
 

@@ -56,9 +56,9 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
     stored, overrides = read_run(command, config, run_dir)
     restore_last(run_dir)
     given = [item for item in config.overrides if not OF_ONE_COMMAND.match(item)]
-    given = [item for item in given if item not in overrides]  # said twice
+    stored_alone = [item for item in overrides if item not in given]  # said twice, the last counts
     try:
-        merged = configuration.compose_config(command, [*overrides, *given], check_it=False)
+        merged = configuration.compose_config(command, [*stored_alone, *given], check_it=False)
     except UnknownChoiceError as error:
         if error.override not in overrides:
             raise

@@ -111,8 +111,25 @@ def test_a_network_given_in_python_loads_with_the_unpruned_one(tmp_path: Path) -
         again = rni_pl.load_model(tmp_path, model=network)
         assert torch.equal(again(x), small(x))
     assert all(torch.equal(value, before[key]) for key, value in given.state_dict().items())
-    with pytest.raises(CheckpointError, match="do not fit"):
-        rni_pl.load_model(tmp_path, model=models.resnet32())
+    for other in (models.resnet32(), models.vgg16()):
+        with pytest.raises(CheckpointError, match="do not fit"):
+            rni_pl.load_model(tmp_path, model=other)
+    with pytest.raises(TypeError, match="model must be a network, not 'resnet20'"):
+        rni_pl.load_model(tmp_path, model="resnet20")  # type: ignore[arg-type]
+
+
+def test_what_a_checkpoint_says_of_building_is_dropped_where_a_network_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rni_pl.prune_finetune(models.resnet20(), **FEW, run_dir="run")
+    file = Path("run/checkpoints/best.ckpt")
+    contents = torch.load(file, weights_only=True)
+    contents["hyper_parameters"]["spec"]["arch"] = {"_target_": "os.mkdir", "path": "proof"}
+    torch.save(contents, file)
+    model = rni_pl.load_model("run", model=models.resnet20())
+    rni_pl.prune_finetune(model, **FEW, run_dir="again")
+    assert not Path("proof").exists()
 
 
 def test_what_is_no_network_to_train_is_refused() -> None:
@@ -135,7 +152,8 @@ def test_true_precisions(precision: str, tmp_path: Path) -> None:
     assert logs["summary"]["precision"] == precision
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     settings["overrides"] = [
-        *overrides, "prune.absorb=true", "prune.recalibrate=1", "distill.weight=0.5"
+        *overrides, "prune.absorb=true", "prune.recalibrate=1", "distill.weight=0.5",
+        "prune.latency=true",
     ]  # fmt: skip
     small, logs = rni_pl.prune_finetune(model, **settings, run_dir=tmp_path)
     assert logs["summary"]["channels_pruned"] == pytest.approx(168, abs=8)  # bfloat16 has ties

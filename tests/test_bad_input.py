@@ -79,6 +79,8 @@ def test_train(command: Callable, arguments: list[str], words: list[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["prune=5"], ["prune=5", "mapping"]),
+        (["+prune.foo=1"], ["prune.foo is unknown", "prune.ratio"]),
         (["prune.ratio=1"], ["prune.ratio=1", "0 <= ratio < 1"]),
         (["prune.ratio=-0.1"], ["prune.ratio=-0.1"]),
         (["prune.ratio=half"], ["prune.ratio='half'"]),

@@ -253,6 +253,8 @@ def test_help_knows_ones_own_choices(
         assert f"\n{line}\n" in said
     with pytest.raises(ConfigError, match="lasso is unknown; allowed: l1, polarization, rni, ucs"):
         helping.of_command("train", ["--help", "method=lasso"])
+    for others in (["-m", "method=rni,l1"], ["--cfg", "job"], ["-cn", "train"], ["--resolve"]):
+        assert "method: l1, polarization, rni" in helping.of_command("train", ["-h", *others])
     with pytest.raises(ConfigError, match="other is not a directory"):
         helping.of_command("train", ["--config-dir=other", "--help"])
 

@@ -249,6 +249,15 @@ def test_what_stays_behind_the_unknown_says_so(maker, kind: str) -> None:
     assert report.skipped["stem.1"] == f"feeds up, which is not understood ({kind})"
 
 
+def test_what_stays_behind_an_unknown_function_names_it() -> None:
+    behind = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(12))
+    model, x = prepared(
+        lambda: Net(lambda s, x: s.head(s.behind(torch.cumsum(s.stem(x), 1))), behind=behind)
+    )
+    report = check(model, x, ratio=0.5)
+    assert report.skipped["behind.1"] == "comes from cumsum, which is not understood"
+
+
 @pytest.mark.parametrize(
     ("wrap", "words"),
     [

@@ -1,5 +1,6 @@
 """What pruning takes over from training: data, split and normalisation; what it says of them."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,16 @@ def test_a_network_is_not_validated_on_what_it_was_trained_on(
         assert cfg.data.split_seed == split
     other = compose_config("prune", [f"checkpoint={trained}", "data=cifar10", "seed=7"])
     assert inheriting.with_data_of(other, spec).data.split_seed == 7
+
+
+def test_more_images_for_validation_are_said(trained: Path) -> None:
+    spec = checkpoint.load_model(trained).model_spec
+    settings = [f"checkpoint={trained}", "data=digits"]
+    with pytest.warns(UserWarning, match="trained with 0.1, so that images it was trained on"):
+        inheriting.with_data_of(compose_config("prune", [*settings, "data.val_fraction=0.2"]), spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inheriting.with_data_of(compose_config("prune", [*settings, "data.val_fraction=0.1"]), spec)
 
 
 def test_nor_from_python(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

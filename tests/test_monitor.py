@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 import rni_pl
 from rni_pl import norm, runs
 from rni_pl.callbacks import History, Monitor
+from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from rni_pl.errors import ConfigError
 from rni_pl.tensorboard import (
     KEPT,
@@ -198,7 +199,7 @@ def test_why_a_run_failed_is_kept_until_it_goes_on(tmp_path: Path) -> None:
         runs.fit(trainer, None, None, tmp_path, None)  # type: ignore[arg-type]
     assert json.loads(failure.read_text()) == {"error": "RuntimeError: out of memory"}
     trainer.fit = lambda *_, **__: None
-    trainer.checkpoint_callback = SimpleNamespace(best_model_path="")
+    trainer.checkpoint_callbacks = [LastCheckpoint(tmp_path), BestCheckpoint(tmp_path)]
     with pytest.raises(ConfigError, match="before its first validation"):
         runs.fit(trainer, None, None, tmp_path, None)  # type: ignore[arg-type]
     assert not failure.exists()

@@ -105,12 +105,12 @@ class NoReading(pl.Callback):
 def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = config.compose_config("train", [*DIGITS[:2], "trainer.enable_model_summary=false"])
     cfg.data.batch_size = 16
+    cfg.trainer.max_epochs, cfg.trainer.limit_train_batches = 1, 7
     data = runs.make_data(cfg)
     regulariser = RNI()
     watch = NoReading(monkeypatch)
     callbacks = [SparsityRegulariser(regulariser), History(), watch]
     trainer = runs.make_trainer(cfg, tmp_path, callbacks)
-    trainer.fit_loop.epoch_loop.max_steps = 7
     trainer.fit(new_classifier(cfg, data, regulariser), datamodule=data)
     assert watch.read == []
 

@@ -52,6 +52,16 @@ def test_settings_of_ones_own_are_given_again(
     assert summary(Path("mine"))["epochs"] == 2
 
 
+def test_of_what_is_given_anew_the_last_counts(command: Callable, trained: Path) -> None:
+    """Also where the run has had that value before, and then another."""
+    shutil.copytree(trained, "run")
+    for lr in ("0.25", "0.5", "0.25"):
+        finished = command("train", "resume=run", f"optimizer.lr={lr}")
+        assert finished.status == 0, finished.err
+        config = yaml.safe_load(Path("run/config.yaml").read_text())
+        assert config["optimizer"]["lr"] == float(lr)
+
+
 def test_an_unknown_choice_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(UnknownChoiceError("arch=x is unknown", "arch=x")))
     assert (str(error), error.override) == ("arch=x is unknown", "arch=x")

@@ -13,6 +13,8 @@ from test_commands import summary
 import rni_pl
 from rni_pl import rundir
 
+# Accumulated, and validated every other epoch.
+TWO_A_STEP = ("trainer.accumulate_grad_batches=2", "trainer.check_val_every_n_epoch=2")
 START = ("arch=resnet20", "data=digits", *SHORT)
 
 
@@ -176,16 +178,29 @@ def test_checkpoints_of_ones_own_do_not_pick_the_weights(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("steps", "words"),
-    [(2, "not allowed: the first validation comes after 3 steps"), (4, "1 step")],
+    ("settings", "words"),
+    [
+        (["trainer.max_steps=2"], "not allowed: the first validation comes after 3 steps"),
+        (["trainer.max_steps=4"], "ends 1 steps after a validation"),
+        (["trainer.max_steps=6"], ""),
+        (["trainer.max_steps=99"], ""),  # the epochs end before
+        (
+            ["trainer.max_steps=3", "trainer.limit_train_batches=6", *TWO_A_STEP],
+            "not allowed: the first validation comes after 6 steps",
+        ),
+        (["trainer.max_steps=6", "trainer.limit_train_batches=5", *TWO_A_STEP], ""),
+        (["trainer.max_steps=4", "+trainer.val_check_interval=2"], ""),
+    ],
 )
-def test_steps_that_end_within_an_epoch(
-    command: Callable, steps: int, words: str, recwarn: pytest.WarningsRecorder
+def test_steps_and_the_validations_between(
+    command: Callable, settings: list[str], words: str, recwarn: pytest.WarningsRecorder
 ) -> None:
-    settings = (*SHORT[1:], "trainer.max_epochs=3", f"trainer.max_steps={steps}")
-    done = command("train", "arch=resnet20", "data=digits", *settings, "hydra.run.dir=run")
-    assert done.status == (2 if steps == 2 else 0)
-    assert words in done.err + "".join(str(one.message) for one in recwarn)
+    start = ("arch=resnet20", "data=digits", *SHORT[1:], "trainer.max_epochs=3")
+    done = command("train", *start, *settings, "hydra.run.dir=run")
+    assert done.status == (2 if words.startswith("not") else 0), done.err
+    said = done.err + "".join(str(one.message) for one in recwarn)
+    assert words in said
+    assert words or "max_steps" not in said
 
 
 def test_an_unknown_strategy_is_refused(command: Callable) -> None:

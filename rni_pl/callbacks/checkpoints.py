@@ -28,20 +28,8 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse to train for fewer steps than come before the first validation."""
         super().on_train_start(trainer, pl_module)
-        every: Any = trainer.val_check_batch  # batches
-        every *= trainer.check_val_every_n_epoch or 1
-        steps = math.ceil(every / trainer.accumulate_grad_batches)
-        if 0 < trainer.max_steps < steps:
-            raise ConfigError(
-                f"trainer.max_steps={trainer.max_steps} is not allowed: the first validation comes "
-                f"after {steps} steps, so there would be no best epoch"
-            )
-        lost = trainer.max_steps % steps
-        if lost and trainer.max_steps == trainer.estimated_stepping_batches:
-            rank_zero_warn(
-                f"trainer.max_steps={trainer.max_steps} ends {lost} steps after a validation: what "
-                "they learn is in last.ckpt alone"
-            )
+        if trainer.max_steps > 0 and isinstance(trainer.val_check_batch, int):
+            _check_steps(trainer, trainer.val_check_batch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the best epoch so far, also where the run was moved in between.
@@ -63,6 +51,30 @@ class BestCheckpoint(ModelCheckpoint):
                 "best_k_models": {here: score},
                 "last_model_path": "",
             }
+        )
+
+
+def _check_steps(trainer: pl.Trainer, every: int) -> None:
+    """See that `trainer.max_steps` fits a validation after `every` batches.
+
+    Raises:
+        ConfigError: there would be none.
+    """
+    epochs, accumulate = trainer.check_val_every_n_epoch, trainer.accumulate_grad_batches
+    in_epoch = math.ceil(trainer.num_training_batches / accumulate)
+    first = ((epochs or 1) - 1) * in_epoch + math.ceil(every / accumulate)
+    if trainer.max_steps < first:
+        raise ConfigError(
+            f"trainer.max_steps={trainer.max_steps} is not allowed: the first validation comes "
+            f"after {first} steps, so there would be no best epoch"
+        )
+    if every != trainer.num_training_batches or epochs is None:
+        return  # validates within epochs, too
+    after = trainer.max_steps % (epochs * in_epoch)
+    if after and trainer.max_steps == trainer.estimated_stepping_batches:
+        rank_zero_warn(
+            f"trainer.max_steps={trainer.max_steps} ends {after} steps after a validation: what "
+            "they learn is in last.ckpt alone"
         )
 
 

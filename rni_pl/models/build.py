@@ -104,24 +104,27 @@ def shaped(model: nn.Module, spec: ModelSpec) -> nn.Module:
         ConfigError: its norm layers cannot be converted.
         CheckpointError: the sizes are those of another network.
     """
+    name = _name(model, spec)
     if spec.norm == "sigbn":
         try:
             model = convert_batchnorm(model)
         except ValueError as error:
-            raise ConfigError(f"arch={spec.arch_name}: {first_line(error)}") from error
+            raise ConfigError(f"arch={name}: {first_line(error)}") from error
     try:
         model = resize(model, spec.structure)
     except (PruningError, RuntimeError, TypeError) as error:
-        raise CheckpointError(
-            f"the pruned sizes do not fit {spec.arch_name}: {first_line(error)}"
-        ) from error
+        raise CheckpointError(f"the pruned sizes do not fit {name}: {first_line(error)}") from error
     return model
+
+
+def _name(model: nn.Module, spec: ModelSpec) -> str:
+    return spec.arch_name if spec.arch else type(model).__name__
 
 
 def check_output(model: nn.Module, spec: ModelSpec) -> None:
     """Raise `ConfigError` unless the network maps the data's images to one logit a class."""
     training = model.training
-    name = spec.arch_name if spec.arch else type(model).__name__
+    name = _name(model, spec)
     like = next(model.parameters(), None)
     if like is None:
         raise ConfigError(f"arch={name} has no parameters")

@@ -74,7 +74,9 @@ class ChannelGraph:
         while node.all_input_nodes:
             node = node.all_input_nodes[0]
             if node in self.flow.opaque:
-                return f"comes from {node.target}, which {self.flow.opaque[node]}"
+                return f"comes from {flow.describe(node)}, which {self.flow.opaque[node]}"
+            if str(node.target) in self.layers:
+                break  # it makes these channels
         return "holds the network's input or other fixed channels"
 
     def maker_of(self, norm: str) -> str | None:
