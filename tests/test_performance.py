@@ -185,9 +185,9 @@ def test_help_and_mistakes_answer_fast(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["densenet121", "googlenet", "resnet50", "mobilenet_v3_large"])
+@pytest.mark.parametrize("name", ["densenet121", "googlenet", "resnet50", "inception_v3"])
 def test_plans_and_removes_faster_than_torch_pruning(name: str) -> None:
-    """Where it is at least 1.7 times faster; docs/pruning.md has all networks, measured alone."""
+    """Where it is at least 2.5 times faster: other tests run beside it. docs/pruning.md has all."""
     pytest.importorskip("torch_pruning")
     engines = pytest.importorskip("pruning")  # of benchmarks/
     signal.signal(signal.SIGALRM, engines.stop)
