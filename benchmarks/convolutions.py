@@ -9,10 +9,12 @@ from reference import BATCH
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rni_pl import hardware
+
 
 @dataclass(frozen=True)
 class Convolution:
-    """One of the network's, with what a batch gives it, in bfloat16."""
+    """One of the network's, with what a batch gives it, in the precision of our defaults here."""
 
     x: Tensor
     weight: Tensor
@@ -38,10 +40,12 @@ class Convolution:
 def convolutions(model: nn.Module) -> list[Convolution]:
     """All of a network's, on a batch of CIFAR-sized images."""
     found: list[Convolution] = []
+    mixed = hardware.choose_precision("auto", "cpu") == "bf16-mixed"
+    dtype = torch.bfloat16 if mixed else torch.float32
 
     def note(layer: nn.Conv2d, args: tuple[Tensor, ...], output: Tensor) -> None:
-        x, weight = args[0].bfloat16(), layer.weight.bfloat16()
-        gradient = torch.randn_like(output).bfloat16()
+        x, weight = args[0].to(dtype), layer.weight.to(dtype)
+        gradient = torch.randn_like(output, dtype=dtype)
         found.append(Convolution(x, weight, gradient, layer.stride, layer.padding))
 
     model.train().to(memory_format=torch.channels_last)
@@ -65,7 +69,7 @@ def fastest(call: Callable[[], None], repeats: int = 5) -> float:
 
 
 def peak(model: nn.Module) -> float:
-    """The most GFLOP/s that a bfloat16 convolution of the network reaches, forward."""
+    """The most GFLOP/s that a convolution of the network reaches, forward."""
     return max(each.giga_flop() / fastest(each.forward) for each in convolutions(model))
 
 

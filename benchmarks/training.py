@@ -10,7 +10,7 @@ Three contenders, each in a process of its own, take turns on random CIFAR-sized
 
 Prints images/s (medians over rounds), the median of the ratios within a round, what regulariser
 and data add to a step, the share of the fastest convolution's speed, how many times as fast as (a)
-a step of nothing but its bfloat16 convolutions would be, and the peak memory of the processes of
+a step of nothing but its convolutions would be, and the peak memory of the processes of
 (a) and (b). Nothing else should run on the machine.
 """
 
