@@ -35,7 +35,11 @@ def load_model(
     """
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a network, not {model!r:.80}")
-    checkpoint = read(path, allow, given=model is not None)
+    if model is None:
+        checkpoint = read(path, allow)
+    else:  # what it says of building a network does not matter
+        checkpoint = read_plain(locate(path))
+        _check_ours(checkpoint, path)
     spec = spec_of(checkpoint)
     return build_with_weights(spec, checkpoint["state_dict"], path, model).eval()
 
@@ -53,17 +57,15 @@ def locate(path: str | Path) -> Path:
     return path
 
 
-def read(path: str | Path, allow: Collection[str] = (), given: bool = False) -> dict[str, Any]:
+def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
     """The checkpoint's contents, once it is certain that they hold data alone.
-
-    `given`: its network is at hand, so that what it says of building one does not matter.
 
     Raises:
         CheckpointError: see `load_model`.
     """
     file = locate(path)
     checkpoint = read_plain(file)
-    check(checkpoint, file, allow, given)
+    check(checkpoint, file, allow)
     return checkpoint
 
 
@@ -137,10 +139,20 @@ def _weights(state: dict[str, Any]) -> dict[str, Any]:
     return {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
 
 
-def check(
-    checkpoint: Any, file: str | Path, allow: Collection[str] = (), given: bool = False
-) -> None:
+def check(checkpoint: Any, file: str | Path, allow: Collection[str] = ()) -> None:
     """Raise `CheckpointError` unless this is a checkpoint of ours that names no other code."""
+    _check_ours(checkpoint, file)
+    spec = spec_of(checkpoint)
+    if not spec.arch:
+        raise CheckpointError(
+            f"checkpoint={file} does not say how to build its network, which was given in Python: "
+            "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
+        )
+    check_trusted(spec.arch, allow)
+
+
+def _check_ours(checkpoint: Any, file: str | Path) -> None:
+    """Raise `CheckpointError` unless it has what our runs write, and nothing to call."""
     hyper = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(hyper, dict) or not isinstance(hyper.get("spec"), dict):
         raise CheckpointError(f"checkpoint={file} was not written by rni_pl")
@@ -149,15 +161,6 @@ def check(
         raise CheckpointError(f"checkpoint={file} names code to run ({', '.join(named)}); refused")
     if not isinstance(checkpoint.get("state_dict"), dict):
         raise CheckpointError(f"checkpoint={file} holds no weights")
-    spec = spec_of(checkpoint)
-    if given:
-        return
-    if not spec.arch:
-        raise CheckpointError(
-            f"checkpoint={file} does not say how to build its network, which was given in Python: "
-            "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
-        )
-    check_trusted(spec.arch, allow)
 
 
 def spec_of(checkpoint: dict[str, Any]) -> ModelSpec:
