@@ -10,17 +10,18 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl import config, inheriting, runs, stages
+from rni_pl import config
 from rni_pl.checkpoint import build_with_weights
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError, RniError
-from rni_pl.finetuning import GIVEN
 from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.norm import norm_kind
-from rni_pl.outcome import Outcome
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.surgery import structure_of
-from rni_pl.runs import plain_data_values
+from rni_pl.stages import dispatch, inheriting, runs
+from rni_pl.stages.finetuning import GIVEN
+from rni_pl.stages.outcome import Outcome
+from rni_pl.stages.runs import plain_data_values
 
 
 def train(
@@ -68,7 +69,7 @@ def train(
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     cfg = _configure("train", [*settings, *overrides])
     with _directory(run_dir) as directory:
-        return _result(stages.run("train", cfg, Path(directory), watch_test=True))
+        return _result(dispatch.run("train", cfg, Path(directory), watch_test=True))
 
 
 def prune_finetune(
@@ -112,7 +113,7 @@ def prune_finetune(
         )
     with _directory(run_dir) as directory:
         options = {"watch_test": True, "classifier": classifier}
-        return _result(stages.run("prune", cfg, Path(directory), **options))
+        return _result(dispatch.run("prune", cfg, Path(directory), **options))
 
 
 def _configure(command: str, settings: list[str]) -> DictConfig:

@@ -18,9 +18,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
-from rni_pl import helping, sharing
+from rni_pl import helping
 from rni_pl.errors import ConfigError, Interrupted, RniError, StorageError, first_line
-from rni_pl.interruption import behind, handled_by, stop
+from rni_pl.stages import sharing
+from rni_pl.stages.interruption import behind, handled_by, stop
 
 # What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
 EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
@@ -146,7 +147,8 @@ def _way_on(config: DictConfig, run_dir: Path) -> str:
 
 def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
     """Run a stage, or what is left of it to do; the validation accuracy that a search maximises."""
-    from rni_pl import earlier, stages  # import torch: only once the configuration is sound
+    # These import torch: only once the configuration is sound.
+    from rni_pl.stages import dispatch, earlier
 
     existing = config.existing or ("continue" if sweeps else "replace")
     if existing == "continue" and config.resume is None:
@@ -159,7 +161,7 @@ def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | 
     if config.resume is not None:
         _log_into(Path(config.resume))
     warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
-    return stages.run(name, config, run_dir).summary["val_acc"]
+    return dispatch.run(name, config, run_dir).summary["val_acc"]
 
 
 def _portable(error: Exception) -> Exception:

@@ -16,10 +16,10 @@ from children import SHORT_RUN, finish, start
 from conftest import damages
 from resumed import ALLOW, DENSE, appear, contents
 
-from rni_pl import resume
 from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.errors import CheckpointError, StorageError
 from rni_pl.files import write_whole
+from rni_pl.stages import resume
 
 
 @pytest.mark.parametrize("how", ["damaged", "empty", "missing", "older"])

@@ -119,14 +119,14 @@ def test_a_signal_that_a_library_makes_an_error_of(
         except SystemExit as error:
             raise OmegaConfBaseException("no attribute '_invalidate_flags_cache'") from error
 
-    monkeypatch.setattr("rni_pl.training.runs.make_data", load)
+    monkeypatch.setattr("rni_pl.stages.training.runs.make_data", load)
     finished = command("train", *SHORT_RUN, "hydra.run.dir=run")
     assert finished.status == 130
     assert finished.err == "interrupted; nothing was saved yet\n"
 
 
 def test_before_training_a_signal_leaves_nothing(command: Callable, monkeypatch: Any) -> None:
-    from rni_pl import runs
+    from rni_pl.stages import runs
 
     def interrupted(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -12,8 +12,9 @@ from PIL import Image
 from test_commands import summary
 
 import rni_pl
-from rni_pl import checkpoint, inheriting, runs
+from rni_pl import checkpoint
 from rni_pl.config import compose_config
+from rni_pl.stages import inheriting, runs
 
 
 @pytest.fixture

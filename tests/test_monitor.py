@@ -18,10 +18,11 @@ from tensorboard.plugins.hparams import metadata
 from torch.utils.tensorboard import SummaryWriter
 
 import rni_pl
-from rni_pl import norm, runs
+from rni_pl import norm
 from rni_pl.callbacks import History, Monitor
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from rni_pl.errors import ConfigError
+from rni_pl.stages import runs
 from rni_pl.tensorboard import (
     KEPT,
     METRICS,

@@ -12,13 +12,14 @@ import torch
 from conftest import SHORT, run_python
 from torch import Tensor
 
-from rni_pl import config, hardware, models, runs
+from rni_pl import config, hardware, models
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.data import Augment, BatchLoader, Split
 from rni_pl.penalties import RNI
 from rni_pl.recipe import Recipe
-from rni_pl.sharing import between_jobs, shared
-from rni_pl.training import new_classifier
+from rni_pl.stages import runs
+from rni_pl.stages.sharing import between_jobs, shared
+from rni_pl.stages.training import new_classifier
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 
@@ -131,7 +132,7 @@ def test_shared_things_are_made_once_within_a_sweep() -> None:
 def test_sweep_over_ratios_loads_and_measures_once(
     command: Callable, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rni_pl import finetuning
+    from rni_pl.stages import finetuning
 
     calls: list[str] = []
     loaded, tested = runs._loaded, runs.test

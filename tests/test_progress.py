@@ -11,7 +11,8 @@ from conftest import ROOT
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 from tqdm import tqdm
 
-from rni_pl import config, progress, runs
+from rni_pl import config, progress
+from rni_pl.stages import runs
 
 
 def pretend_terminal(patch: pytest.MonkeyPatch) -> None:

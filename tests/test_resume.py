@@ -88,8 +88,8 @@ def test_going_on_in_another_precision_is_said(
 
 def interrupt_after_an_epoch(monkeypatch: pytest.MonkeyPatch, epochs: int = 1) -> None:
     """Leave the run as it is on disk after its first epochs."""
-    from rni_pl import runs
     from rni_pl.errors import RniError
+    from rni_pl.stages import runs
 
     fit = runs.fit
 
@@ -120,7 +120,7 @@ MAKES_A_FOLDER = "{_target_: os.mkdir, path: proof}"
         f"++trainer.callbacks=[{MAKES_A_FOLDER}]",
         "data=../../elsewhere",
         "+method@data=rni",
-        "data.source._target_=rni_pl.runs.instantiate",
+        "data.source._target_=rni_pl.stages.runs.instantiate",
     ],
 )
 def test_resume_trusts_no_code_from_the_run_directory(

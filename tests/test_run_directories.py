@@ -11,7 +11,7 @@ from conftest import SHORT
 from test_commands import summary
 
 import rni_pl
-from rni_pl import rundir
+from rni_pl.stages import rundir
 
 # Accumulated, and validated every other epoch.
 TWO_A_STEP = ("trainer.accumulate_grad_batches=2", "trainer.check_val_every_n_epoch=2")

@@ -11,10 +11,10 @@ import yaml
 from conftest import ROOT, SHORT, run_command, run_python
 from test_resume import interrupt_after_an_epoch
 
-from rni_pl import runs
 from rni_pl.cli import _portable
 from rni_pl.config import compose_config
 from rni_pl.errors import DataError
+from rni_pl.stages import runs
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 SWEEP = ("-m", *DIGITS, "method=rni,l1", "hydra.sweep.dir=sweep")

@@ -15,9 +15,9 @@ from typing import Any
 import pytorch_lightning as pl
 from conftest import run_command
 
-from rni_pl import runs
 from rni_pl.callbacks import OneShotPruning
 from rni_pl.norm import norm_kind
+from rni_pl.stages import runs
 
 make_trainer, prune_once = runs.make_trainer, OneShotPruning.setup
 

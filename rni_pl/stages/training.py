@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl import rundir, runs
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
@@ -18,11 +17,12 @@ from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError
 from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.norm import norm_kind, scaled_norms
-from rni_pl.outcome import Outcome
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.cost import macs, parameter_count
-from rni_pl.resume import last_checkpoint
-from rni_pl.warmstart import has_sigbn, load_state, read_state, to_sigbn
+from rni_pl.stages import rundir, runs
+from rni_pl.stages.outcome import Outcome
+from rni_pl.stages.resume import last_checkpoint
+from rni_pl.stages.warmstart import has_sigbn, load_state, read_state, to_sigbn
 
 _NORMS = {"bn": "BatchNorm2d", "sigbn": "SigmoidBatchNorm2d"}
 

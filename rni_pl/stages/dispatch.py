@@ -6,11 +6,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rni_pl import launch
-from rni_pl.finetuning import prune_and_finetune
-from rni_pl.outcome import Outcome
-from rni_pl.resume import resumed_config
-from rni_pl.training import train
+from rni_pl.stages import launch
+from rni_pl.stages.finetuning import prune_and_finetune
+from rni_pl.stages.outcome import Outcome
+from rni_pl.stages.resume import resumed_config
+from rni_pl.stages.training import train
 
 STAGES: dict[str, Callable[..., Outcome]] = {
     "train": train,

@@ -37,8 +37,8 @@ from rni_pl.errors import (
     first_line,
 )
 from rni_pl.files import storage_errors, write_json
-from rni_pl.resume import resumed_step
-from rni_pl.sharing import shared
+from rni_pl.stages.resume import resumed_step
+from rni_pl.stages.sharing import shared
 
 # Values of the data configuration that concern one run alone.
 NOT_INHERITED = ("_target_", "source", "seed")

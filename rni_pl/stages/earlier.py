@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from rni_pl import config as configuration
 from rni_pl.errors import ConfigError
-from rni_pl.resume import has_checkpoint, read_run
+from rni_pl.stages.resume import has_checkpoint, read_run
 
 # What a run may be repeated with.
 OF_ONE_COMMAND = ("command", "overrides", "resume", "existing", "allow")

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rni_pl.config import plain
 from rni_pl.errors import ConfigError, Interrupted, LaunchError, RniError
-from rni_pl.interruption import handled_by, stop
+from rni_pl.stages.interruption import handled_by, stop
 
 
 def processes(trainer: DictConfig) -> int:
@@ -101,7 +101,7 @@ def _worker(job: bytes, folder: str, count: int) -> bytes | None:
         stage, config, run_dir, options = pickle.loads(job)
         if _on_cpu(config["trainer"]["accelerator"]):
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-        from rni_pl.stages import STAGES
+        from rni_pl.stages.dispatch import STAGES
 
         outcome = STAGES[stage](OmegaConf.create(config), run_dir, **options)
     except RniError as error:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rni_pl import checkpoint, config, inheriting, rundir, runs
+from rni_pl import checkpoint, config
 from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.callbacks import History, OneShotPruning
@@ -23,12 +23,13 @@ from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
 from rni_pl.files import read_json, write_json
 from rni_pl.models.build import ModelSpec
-from rni_pl.outcome import Outcome
 from rni_pl.progress import busy
 from rni_pl.pruning import PruningReport, budget, prune
 from rni_pl.pruning.cost import macs, parameter_count
-from rni_pl.resume import last_checkpoint
-from rni_pl.sharing import shared
+from rni_pl.stages import inheriting, rundir, runs
+from rni_pl.stages.outcome import Outcome
+from rni_pl.stages.resume import last_checkpoint
+from rni_pl.stages.sharing import shared
 
 # The summary of a pruning run as far as it is known before fine-tuning.
 BEFORE = "before_finetuning.json"

@@ -3,11 +3,12 @@
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
 
-from rni_pl import config, runs
+from rni_pl import config
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, UnknownChoiceError
 from rni_pl.models.build import ModelSpec, check_output
+from rni_pl.stages import runs
 
 
 def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
