@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--images", type=int, default=50_000, help="in the training set")
-    parser.add_argument("--quick", action="store_true", help="RNI alone, few rounds: two minutes")
+    parser.add_argument("--quick", action="store_true", help="RNI alone, few rounds")
     parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")

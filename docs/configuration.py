@@ -81,7 +81,8 @@ def group_page(group: Path) -> Iterator[str]:
     """The choices of one group. `conf/recommended` is picked up by itself, and says so."""
     yield from (f"## `{group.name}=`", "")
     texts = {file.stem: file.read_text() for file in sorted(group.glob("*.yaml"))}
-    whole = group.name in ("experiment", "protocol")  # their files set values of other groups
+    # The files of these set values of other groups.
+    whole = group.name in ("experiment", "protocol", "switch")
     prefix = "" if whole else "method." if group.name == "recommended" else f"{group.name}."
     for name, text in texts.items():
         found = list(settings(text))

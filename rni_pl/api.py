@@ -1,5 +1,6 @@
 """The paper's workflow as two functions, on the code path of the commands."""
 
+import contextlib
 import copy
 import tempfile
 from pathlib import Path
@@ -43,8 +44,9 @@ def train(
     Args:
         dataset: a name of the `data` group of configurations (``"cifar10"``, ``"digits"``, ...).
         arch: a name of the `arch` group (``"resnet56"``, ``"vgg16"``, ...).
-        method: ``"rni"``, ``"l1"`` or ``"ucs"``.
-        reg_weight: weight of the penalty; None: the paper's for this method and network.
+        method: a name of the `method` group (``"rni"``, ``"l1"``, ``"ucs"``, ``"polarization"``).
+        reg_weight: weight of the penalty; None: the paper's for this method and network, or, for
+            networks that are not in it, for ResNet-56.
         b: shift of RNI's gradient bump (the paper's b); None: the paper's.
         epochs: number of epochs.
         lr: initial learning rate.
@@ -195,8 +197,6 @@ def _shared(
 def _directory(run_dir: str | Path | None) -> Any:
     if run_dir is None:
         return tempfile.TemporaryDirectory(prefix="rni_pl_")
-    import contextlib
-
     return contextlib.nullcontext(run_dir)
 
 

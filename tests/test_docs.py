@@ -8,6 +8,7 @@ is there for the next. Where it starts there is what a reader has by then: `runs
 `runs/digits_half` of the README, and a folder of images under each name in capitals.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -128,6 +129,13 @@ def with_checkpoint(name: str, arguments: list[str]) -> list[str]:
     if name == "prune" and not any(a.startswith(("checkpoint=", "resume=")) for a in arguments):
         return [*arguments, "checkpoint=x"]
     return arguments
+
+
+def test_every_figure_of_a_run_is_explained(trained: Path, pruned: Path) -> None:
+    page = (ROOT / "docs/concepts.md").read_text()
+    for run in (trained, pruned):
+        for figure in json.loads((run / "summary.json").read_text()):
+            assert f"`{figure}`" in page, figure
 
 
 def test_blocks_say_what_they_are() -> None:

@@ -98,6 +98,67 @@ def test_init_starts_training_there(command: Callable, tmp_path: Path, method: s
     assert norm_kind(started) == ("sigbn" if method == "rni" else "bn")
 
 
+MY_TRAINED = """
+import torch
+from rni_pl.models import resnet20
+
+def net(weights, num_classes):
+    model = resnet20(num_classes=num_classes)
+    model.load_state_dict(torch.load(weights))
+    return model
+"""
+
+
+@pytest.mark.parametrize("method", ["rni", "l1"])
+def test_weights_that_the_builder_brings_are_carried_over(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    trained = randomise(models.resnet20()).eval()
+    path = saved(tmp_path, trained.state_dict())
+    (tmp_path / "my_trained.py").write_text(MY_TRAINED)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = r"arch\.weights: 688 BatchNorm channels became SigBN"
+    with pytest.warns(UserWarning, match=said) if method == "rni" else warm():
+        finished = command(
+            "train", "data=digits", "arch=custom", "arch._target_=my_trained.net",
+            f"+arch.weights={path}", f"method={method}", *SHORT, "trainer.max_epochs=0",
+            "hydra.run.dir=run",
+        )  # fmt: skip
+    assert finished.status == 0, finished.err
+    started = rni_pl.load_model("run", allow=["my_trained.net"], model=models.resnet20())
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert difference(started(x), trained(x)) < 1e-4
+
+
+class TwoNorms(nn.Module):
+    """The second norm layer reads what the first has scaled, or the rows of its images."""
+
+    def __init__(self, between: Callable) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.bn2 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 4, 3)
+        self.between = between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.between(self.bn1(self.conv1(x)))
+        return self.conv2(self.bn2(x).relu()).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "between", [torch.relu, lambda x: x.mT.transpose(1, 2)], ids=["relu", "turned"]
+)
+def test_norm_layers_with_no_convolution_in_front_are_carried_over_too(between: Callable) -> None:
+    model = randomise(TwoNorms(between)).eval()
+    for norm in (model.bn1, model.bn2):
+        nn.init.uniform_(norm.weight, 0.8, 0.99)
+    x = torch.randn(2, 3, 10, 10)
+    start, carried = to_sigbn(model, x[:1])
+    assert (carried.channels, carried.clamped) == (16, 0)
+    with torch.no_grad():
+        assert difference(start(x), model(x)) < 1e-4
+
+
 def test_init_takes_networks_that_have_sigbn(command: Callable, trained: Path) -> None:
     start = (
         "train",

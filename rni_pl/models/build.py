@@ -13,18 +13,10 @@ from rni_pl.errors import CheckpointError, ConfigError, PruningError, first_line
 from rni_pl.norm import convert_batchnorm
 from rni_pl.pruning.surgery import Structure, resize
 
+# Arguments by which a builder brings trained weights.
+BRINGS_WEIGHTS = frozenset(["weights", "weights_backbone", "pretrained", "checkpoint_path"])
 # Arguments that make a builder fetch or read files; a checkpoint brings its own weights.
-WEIGHT_ARGUMENTS = frozenset(
-    [
-        "weights",
-        "weights_backbone",
-        "pretrained",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "checkpoint_path",
-        "cache_dir",
-    ]
-)
+WEIGHT_ARGUMENTS = BRINGS_WEIGHTS | {"pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}
 
 
 @dataclass

@@ -15,7 +15,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError
-from rni_pl.models.build import WEIGHT_ARGUMENTS, ModelSpec, build, check_output
+from rni_pl.models.build import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.norm import norm_kind, scaled_norms
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.cost import macs, parameter_count
@@ -64,19 +64,31 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     return Outcome(runs.finished(classifier), history.record, summary)
 
 
-def _warm(spec: ModelSpec, path: str) -> nn.Module:
-    """A network with trained weights; its scales are carried over where the method wants SigBN."""
-    model, state = build(replace(spec, norm="bn")), read_state(path)
-    if has_sigbn(state, model):
-        if spec.norm == "bn":
-            raise ConfigError(f"init={path} has SigBN scales, and method={spec.method} BatchNorm's")
-        model = build(spec)
-    load_state(model, state, path)
+def _starting(spec: ModelSpec, init: str | None) -> nn.Module:
+    """The network to begin with; trained scales are carried over where the method wants SigBN."""
+    fetched = sorted(f"arch.{key}" for key in BRINGS_WEIGHTS if spec.arch.get(key))
+    if init is None and not fetched:
+        return build(spec)
+    model = build(replace(spec, norm="bn"))
+    if init is not None:
+        model = _loaded(model, spec, init)
     if spec.norm == norm_kind(model):
         return model
     model, carried = to_sigbn(model, torch.zeros(1, *spec.image_shape))
-    rank_zero_warn(f"init={path}: {carried.describe()}")
+    source = ", ".join(fetched) if init is None else f"init={init}"
+    rank_zero_warn(f"{source}: {carried.describe()}")
     return model.train()
+
+
+def _loaded(model: nn.Module, spec: ModelSpec, init: str) -> nn.Module:
+    """The weights of a file in `model`, or in one with SigBN if that is what the file has."""
+    state = read_state(init)
+    if has_sigbn(state, model):
+        if spec.norm == "bn":
+            raise ConfigError(f"init={init} has SigBN scales, and method={spec.method} BatchNorm's")
+        model = build(spec)
+    load_state(model, state, init)
+    return model
 
 
 def new_classifier(
@@ -101,7 +113,7 @@ def new_classifier(
         mean=list(data.mean),
         std=list(data.std),
     )
-    model = _warm(spec, config.init) if warm and config.init is not None else build(spec)
+    model = _starting(spec, config.init) if warm else build(spec)
     check_output(model, spec)
     if not any(scaled_norms(model)):
         raise ConfigError(f"arch={spec.arch_name} has no BatchNorm2d whose scales could be ranked")

@@ -126,10 +126,10 @@ def to_sigbn(model: nn.Module, example: Tensor) -> tuple[nn.Module, Carried]:
     """
     model = copy.deepcopy(model).eval()
     graph = trace(model, example)
-    norms: dict[str, Any] = {name: model.get_submodule(name) for name in graph.scaled}
+    norms: dict[str, Any] = dict(scaled_norms(model))
     lost = sum(_turn_signs(model, graph, name, norm) for name, norm in norms.items())
     above = sum(int((norm.weight > ROOM).sum()) for norm in norms.values())
-    _share_scales(model, graph, norms)
+    _share_scales(model, graph, {name: norms[name] for name in graph.scaled})
     clamped = sum(int((norm.weight > TOP).sum()) for norm in norms.values())
     trained = {name: copy.deepcopy(norm) for name, norm in norms.items()}
     with torch.random.fork_rng(devices=[]):
@@ -156,7 +156,10 @@ def _turn_signs(model: nn.Module, graph: ChannelGraph, name: str, norm: Any) -> 
 
 
 def _share_scales(model: nn.Module, graph: ChannelGraph, norms: dict[str, Any]) -> None:
-    """Divide each unit's scales so that the largest is at `ROOM`; its readers multiply."""
+    """Divide each unit's scales so that the largest is at `ROOM`; its readers multiply.
+
+    Where a norm layer reads what another has scaled, its running statistics would not fit any more.
+    """
     largest = torch.zeros(graph.size)
     for name, norm in norms.items():
         units = graph.layers[name].outputs
@@ -164,6 +167,9 @@ def _share_scales(model: nn.Module, graph: ChannelGraph, norms: dict[str, Any]) 
     factor = (largest / ROOM).clamp(min=1)
     factor[[0, *graph.reasons]] = 1
     factor[graph.units_through(lambda node: not _homogeneous(model, node))] = 1
+    for name in norms:
+        if graph.maker_of(name) is None:  # it may read what another has scaled: DenseNets
+            factor[graph.layers[name].outputs] = 1
     for name, norm in norms.items():
         mine = factor[graph.layers[name].outputs].to(norm.weight)
         norm.weight /= mine
