@@ -10,9 +10,9 @@ from torch import nn
 
 from rni_pl import load_model
 from rni_pl.classifier import Classifier
-from rni_pl.models.build import ModelSpec, build
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning.surgery import structure_of
+from rni_pl.spec import ModelSpec, build
 
 CLASSES = 10
 

@@ -15,14 +15,15 @@ from rni_pl import config
 from rni_pl.checkpoint import build_with_weights
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError, RniError
-from rni_pl.models.build import ModelSpec, check_output
 from rni_pl.norm import norm_kind
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.surgery import structure_of
+from rni_pl.spec import ModelSpec, check_output
 from rni_pl.stages import dispatch, inheriting, runs
 from rni_pl.stages.finetuning import GIVEN
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.runs import plain_data_values
+from rni_pl.stages.sharing import between_jobs
 
 
 def train(
@@ -107,21 +108,24 @@ def prune_finetune(
         cfg = inheriting.with_split_of(cfg, known)
     method, scope = _method_and_scope(model, method)
     cfg.prune.scope = cfg.prune.scope or scope
-    classifier = _wrap(model, method, cfg)
-    if run_dir is not None and not classifier.spec.arch:
-        rank_zero_warn(
-            "checkpoints of this run do not say how to build the network: load them with "
-            "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
-        )
-    with _directory(run_dir) as directory:
+    with between_jobs(), _directory(run_dir) as directory:  # the data are loaded once
+        classifier = _wrap(model, method, cfg)
+        if run_dir is not None and not classifier.spec.arch:
+            rank_zero_warn(
+                "checkpoints of this run do not say how to build the network: load them with "
+                "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
+            )
         options = {"watch_test": True, "classifier": classifier}
         return _result(dispatch.run("prune", cfg, Path(directory), **options))
 
 
 def _configure(command: str, settings: list[str]) -> DictConfig:
     cfg = config.compose_config(command, settings)
-    if any(item.lstrip("+") == "existing=continue" for item in settings):
-        raise ConfigError("existing=continue is for the commands; from Python give resume=RUN_DIR")
+    for item in settings:
+        if item.lstrip("+").startswith(("existing=continue", "resume=")):
+            raise ConfigError(
+                f"{item} is for the commands, which go on with runs: python {command}.py {item}"
+            )
     return cfg
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, first_line
-from rni_pl.models.build import ModelSpec, build, check_trusted, shaped
+from rni_pl.spec import ModelSpec, build, check_trusted, shaped
 
 
 def load_model(
@@ -89,6 +89,8 @@ def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:
         sigmoid = contents["hyper_parameters"]["spec"]["norm"] == "sigbn"
         weights = _weights(contents["state_dict"])
         names = [key.rpartition(".")[0] for key in weights if key.endswith(".running_mean")]
+        if sigmoid:  # what is left with a bias is no SigBN: a BatchNorm1d
+            names = [name for name in names if f"{name}.bias" not in weights]
         gammas = {n: weights[f"{n}.weight"].float() for n in names if f"{n}.weight" in weights}
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint={file} was not written by rni_pl") from error

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from rni_pl import checkpoint
-from rni_pl.models.build import ModelSpec, build
 from rni_pl.pruning.surgery import structure_of
 from rni_pl.recipe import Recipe
+from rni_pl.spec import ModelSpec, build
 
 AUXILIARY = 0.3  # weight of an auxiliary head's loss (GoogLeNet: Szegedy et al. 2015, section 5)
 
@@ -218,8 +217,3 @@ def _metrics(stage: str, spec: dict[str, Any]) -> MetricCollection:
         {f"{stage}/loss": MeanMetric(nan_strategy="disable"), f"{stage}/acc": accuracy},
         compute_groups=False,
     )
-
-
-def recipe_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe in plain values, for hyper-parameters."""
-    return {**asdict(recipe), "milestones": list(recipe.milestones)}

@@ -1,5 +1,6 @@
 """Writing files whole or not at all, and reading the small ones of a run directory."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -57,12 +58,18 @@ def whole(path: Path) -> Iterator[Path]:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
 
 
+# Full, over quota, too large, not writable, broken: what a file system says when it cannot write.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+
+
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Name what goes wrong where others write, such as the logger."""
+    """Name what goes wrong where others write, such as the logger; other errors pass."""
     try:
         yield
     except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
         raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
 
 

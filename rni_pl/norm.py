@@ -85,8 +85,16 @@ def after_norm(norm: nn.BatchNorm2d) -> dict[str, nn.Module] | None:
     """
     if type(norm).forward in (nn.BatchNorm2d.forward, SigmoidBatchNorm2d.forward):
         return {}
-    children = dict(norm.named_children())
-    return children if children.keys() == {"drop", "act"} else None
+    if type(norm).forward is not SigmoidBatchNormAct2d.forward and not _is_timms(norm):
+        return None
+    return dict(norm.named_children())
+
+
+def _is_timms(norm: nn.BatchNorm2d) -> bool:
+    forward = type(norm).forward
+    return f"{forward.__module__}.{forward.__qualname__}" == (
+        "timm.layers.norm_act.BatchNormAct2d.forward"
+    )
 
 
 def norm_kind(model: nn.Module) -> str:

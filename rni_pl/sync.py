@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rni_pl.norm import SigmoidBatchNorm2d, scale
+from rni_pl.norm import SigmoidBatchNorm2d, after_norm, scale
 
 
 def synchronise(model: nn.Module) -> None:
@@ -50,7 +50,7 @@ def _layers(model: nn.Module) -> list[Any]:
 
 def _has_activation(layer: nn.Module) -> bool:
     """Whether this is timm's BatchNorm with dropout and activation, or ours."""
-    return dict(layer.named_children()).keys() == {"drop", "act"}
+    return isinstance(layer, nn.BatchNorm2d) and bool(after_norm(layer))
 
 
 def _forward(layer: Any, input: Tensor) -> Tensor:

@@ -1,4 +1,3 @@
-import json
 import logging
 import os
 import random
@@ -35,12 +34,6 @@ class Finished:
     status: int
     out: str
     err: str
-
-
-@pytest.fixture(scope="session")
-def golden() -> dict:
-    """Figures computed by running the reference implementation."""
-    return json.loads((ROOT / "tests" / "data" / "reference.json").read_text())
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from torch import nn
 import rni_pl
 from rni_pl import models
 from rni_pl.errors import CheckpointError, ConfigError
-from rni_pl.models.build import ModelSpec
 from rni_pl.norm import SigmoidBatchNorm2d
 from rni_pl.penalties import l1_penalty, rni_penalty
+from rni_pl.spec import ModelSpec
 
 QUICK = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
 COMMON = {"dataset": "digits", "batch_size": 16, "device": "cpu"}
@@ -184,7 +184,8 @@ def test_any_network_can_be_pruned() -> None:
         ({"epochs": -1}, "trainer.max_epochs=-1"),
         ({"device": "abacus"}, "abacus"),
         ({"overrides": ["nonsense=1"]}, "nonsense"),
-        ({"overrides": ["existing=continue"]}, "resume=RUN_DIR"),
+        ({"overrides": ["existing=continue"]}, "python train.py existing=continue"),
+        ({"overrides": ["resume=runs/x"]}, "python train.py resume=runs/x"),
     ],
 )
 def test_train_refuses(settings: dict, words: str) -> None:

@@ -9,6 +9,10 @@ import torch
 from conftest import SHORT, run_python
 from PIL import Image
 
+from rni_pl import recipe, rules
+from rni_pl.benchmark import engines
+from rni_pl.pruning import budget, selection
+
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 
 
@@ -68,7 +72,7 @@ def refused(finished, *words: str) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_train(command: Callable, arguments: list[str], words: list[str]) -> None:
+def test_what_train_refuses(command: Callable, arguments: list[str], words: list[str]) -> None:
     if any(a.startswith(("arch=", "data=")) for a in arguments):
         kept = [a for a in DIGITS if a.partition("=")[0] not in {arguments[0].partition("=")[0]}]
         refused(command("train", *kept, *arguments), *words)
@@ -92,7 +96,7 @@ def test_train(command: Callable, arguments: list[str], words: list[str]) -> Non
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_prune(
+def test_what_prune_refuses(
     command: Callable,
     trained: Path,
     arguments: list[str],
@@ -105,6 +109,16 @@ def test_prune(
         given = given[1:]
     words = [word.replace("cifar100", "CIFAR100") for word in words]
     refused(command("prune", *given), *words)
+
+
+def test_allowed_choices_are_those_that_there_are() -> None:
+    for key, choices in (
+        ("optimizer.curve", recipe.CURVES),
+        ("prune.target", budget.TARGETS),
+        ("prune.scope", selection.SCOPES),
+    ):
+        assert rules.RULES[key].words.replace(" or ", ", ").split(", ") == list(choices), key
+    assert tuple(engines.ENGINES) == rules.ENGINES
 
 
 def test_prune_needs_a_checkpoint(command: Callable) -> None:

@@ -17,9 +17,9 @@ from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.networks import families
 from rni_pl.benchmark.speed import medians, seconds_a_batch
 from rni_pl.config import compose_config
-from rni_pl.models.build import build
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import macs
+from rni_pl.spec import build
 
 pytest.importorskip("onnxruntime")
 
@@ -176,6 +176,7 @@ def test_an_engine_that_cannot_run_is_left_out(
         (["checkpoint=x", "json=speed.txt"], ["json='speed.txt'", ".json"]),
         (["checkpoint=x", "json=no/speed.json"], ["json=no/speed.json", "no such folder"]),
         (["checkpoint=x", "ratio=0.5"], ["ratio"]),
+        (["checkpoint=x", "+prune.latency=true"], ["prune.latency", "not of the benchmark"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -13,7 +13,7 @@ from conftest import damages, run_python
 import rni_pl
 from rni_pl.classifier import Classifier
 from rni_pl.errors import CheckpointError, RniError
-from rni_pl.models.build import check_trusted
+from rni_pl.spec import check_trusted
 
 LOAD = """
 import sys, torch
@@ -117,8 +117,8 @@ def test_lightning_instantiator_is_refused(trained: Path, tmp_path: Path, key: s
         "torchvision.datasets.utils.download_url",
         "torchvision.models.get_weight",
         "timm.models.load_checkpoint",
-        "rni_pl.models.build.locate",
-        "rni_pl.models.build",
+        "rni_pl.spec.locate",
+        "rni_pl.spec",
         "",
         7,
     ],

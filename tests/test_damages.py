@@ -1,6 +1,7 @@
 """Damaged and foreign files, full disks, numbers that are none: named, and nothing good is lost."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -18,7 +19,7 @@ from resumed import ALLOW, DENSE, appear, contents
 
 from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.errors import CheckpointError, StorageError
-from rni_pl.files import write_whole
+from rni_pl.files import storage_errors, write_whole
 from rni_pl.stages import resume
 
 
@@ -189,6 +190,16 @@ def fill(file: Path) -> None:
     with file.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
         while filler.write(b"x" * 512):
             pass
+
+
+def test_errors_of_the_file_system_are_told_from_others() -> None:
+    for number in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+        with pytest.raises(StorageError, match="cannot write its files"), storage_errors():
+            raise OSError(number, os.strerror(number))
+    for other in (ConnectionResetError(errno.ECONNRESET, "reset"), OSError("a broken image")):
+        with pytest.raises(type(other)) as caught, storage_errors():
+            raise other
+        assert caught.value is other
 
 
 def test_a_file_size_limit(tmp_path: Path) -> None:

@@ -153,11 +153,11 @@ def test_module_without_validation_split_validates_on_the_test_set() -> None:
     module = ImageData("digits", digits, val_fraction=0.0)
     module.setup()
     assert module.val is module.test
-    assert module.train_size == 1437
+    assert len(module.train) == 1437
     module = ImageData("digits", digits, val_fraction=0.1)
     module.setup()
     assert len(module.val) == 144
-    assert module.train_size == 1293
+    assert len(module.train) == 1293
 
 
 def save(path: Path, array: np.ndarray, mode: str | None = None) -> None:

@@ -16,10 +16,10 @@ from rni_pl.errors import CheckpointError, ExportError
 from rni_pl.export import exporting, formats
 from rni_pl.export.exporting import export
 from rni_pl.export.folding import fold
-from rni_pl.models.build import ModelSpec, build
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning import prune
 from rni_pl.pruning.surgery import structure_of
+from rni_pl.spec import ModelSpec, build
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

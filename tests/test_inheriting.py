@@ -80,15 +80,19 @@ def test_more_images_for_validation_are_said(trained: Path) -> None:
         inheriting.with_data_of(compose_config("prune", [*settings, "data.val_fraction=0.1"]), spec)
 
 
-def test_nor_from_python(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    make_data = runs.make_data
+def test_a_network_given_in_python_is_not_validated_on_what_it_was_trained_on(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, loaded = [], []
+    make_data, load = runs.make_data, runs._loaded
     monkeypatch.setattr(runs, "make_data", lambda *args: made.append(make_data(*args)) or made[-1])
+    monkeypatch.setattr(runs, "_loaded", lambda node: loaded.append(load(node)) or loaded[-1])
     model = rni_pl.load_model(trained)
     overrides = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
     rni_pl.prune_finetune(
         model, "digits", epochs=1, seed=9, batch_size=16, device="cpu", overrides=overrides
     )
+    assert len(loaded) == 1, "the data were loaded twice"
     own = make_data(compose_config("train", ["data=digits", "seed=0"]))
     assert all(torch.equal(data.val.images, own.val.images) for data in made)
     assert made

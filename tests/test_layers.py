@@ -1,14 +1,40 @@
-"""The core is plain PyTorch: no Lightning, no Hydra."""
+"""Imports run one way. The core is plain PyTorch: no Lightning, no Hydra, nothing of the rest."""
 
-from conftest import run_python
+import ast
+from collections.abc import Iterator
 
-CORE = "rni_pl.norm, rni_pl.penalties, rni_pl.pruning, rni_pl.models"
+from conftest import ROOT, run_python
+
+CORE = "rni_pl.norm, rni_pl.sync, rni_pl.penalties, rni_pl.pruning, rni_pl.models"
 HEAVY = ("pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "torchmetrics")
 
 
 def test_core_imports_neither_lightning_nor_hydra() -> None:
     code = f"import sys, {CORE}; print([name for name in {HEAVY!r} if name in sys.modules])"
     assert run_python("-c", code).out.strip() == "[]"
+
+
+def imported_by(path: str) -> Iterator[str]:
+    """What of rni_pl a module, or those of a package, import."""
+    place = ROOT / "rni_pl" / path
+    for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "rni_pl":
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("rni_pl."):
+                yield node.module.split(".")[1]
+
+
+def test_imports_run_one_way() -> None:
+    core = {"norm", "sync", "penalties", "pruning", "errors"}
+    for path in ("norm.py", "sync.py", "penalties.py", "pruning"):
+        assert set(imported_by(path)) <= core, path
+    assert set(imported_by("models")) <= {"models", "norm"}
+    assert set(imported_by("data")) <= {"data", "errors", "progress"}
+    tops = {"stages", "cli", "api", "helping", "export", "benchmark", "report"}
+    for path in ("callbacks", "classifier.py", "checkpoint.py", "spec.py", "recipe.py"):
+        assert not tops & set(imported_by(path)), path
+    assert not {"cli", "api", "helping", "report", "export"} & set(imported_by("stages"))
 
 
 def test_configuration_is_checked_without_torch() -> None:

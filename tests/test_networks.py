@@ -11,14 +11,16 @@ from test_pruning import difference, masked, randomise
 from torch import nn
 from torch.nn import functional as F
 
-from rni_pl import convert_batchnorm
+from rni_pl import convert_batchnorm, sync
 from rni_pl.config import compose_config, plain
 from rni_pl.errors import PruningError
+from rni_pl.models import resnet20
 from rni_pl.norm import SigmoidBatchNormAct2d
-from rni_pl.pruning import prune
+from rni_pl.pruning import prune, recalibrate
 from rni_pl.pruning.cost import CostModel, macs, parameter_count
 from rni_pl.pruning.graph import trace
 from rni_pl.pruning.surgery import resize, structure_of
+from rni_pl.spec import ModelSpec, check_output
 
 timm = pytest.importorskip("timm")
 import zoo  # noqa: E402  needs timm
@@ -191,8 +193,30 @@ def test_batchnorm_that_does_more_is_not_converted() -> None:
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             return 2 * super().forward(input)
 
-    with pytest.raises(ValueError, match="Doubled does more"):
-        convert_batchnorm(nn.Sequential(Doubled(3)))
+    class WithActivation(Doubled):  # named as timm names them
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    for norm in (Doubled(3), WithActivation()):
+        with pytest.raises(ValueError, match=f"{type(norm).__name__} does more"):
+            convert_batchnorm(nn.Sequential(norm))
+        with pytest.raises(ValueError, match=f"{type(norm).__name__} does more"):
+            sync.check(nn.Sequential(norm))
+
+
+def test_looking_at_a_network_leaves_its_modes() -> None:
+    model = resnet20()
+    model.bn1.eval()  # frozen
+    check_output(model, ModelSpec({"_target_": "rni_pl.models.resnet20"}, 10))
+    macs(model, (3, 32, 32))
+    recalibrate(model, [torch.randn(2, 3, 32, 32)])
+    assert model.training
+    assert model.layer1.training
+    assert not model.bn1.training
+    with pytest.raises(RuntimeError):
+        macs(model, (5, 32, 32))
+    assert model.training
 
 
 def test_shared_norm_stays_shared() -> None:

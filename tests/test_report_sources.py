@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+import torch
 from made_up_runs import PRUNE, TRAIN, only_table, pruned_run, put, trained_run
 
+from rni_pl.checkpoint import read_scale_sizes
 from rni_pl.report import grids
+from rni_pl.report.__main__ import main
 from rni_pl.report.collect import collect
 from rni_pl.report.settings import parent_of
 
@@ -57,3 +61,29 @@ def test_what_waits_in_a_hidden_directory_is_no_run(tmp_path: Path) -> None:
     trained_run(tmp_path / "dense")
     trained_run(tmp_path / "dense" / ".replaced")
     assert [run.name for run in collect([tmp_path]).runs] == ["dense"]
+
+
+def test_batchnorm_of_another_kind_has_no_importances(tmp_path: Path) -> None:
+    state = {
+        "model.bn.weight": torch.zeros(4), "model.bn.running_mean": torch.zeros(4),
+        "model.head.weight": torch.ones(2), "model.head.bias": torch.zeros(2),
+        "model.head.running_mean": torch.zeros(2),
+    }  # fmt: skip
+    for norm, known in (("sigbn", {"bn": [0.5] * 4}), ("bn", {"bn": [0.0] * 4, "head": [1.0] * 2})):
+        spec = {"hyper_parameters": {"spec": {"norm": norm}}, "state_dict": state}
+        torch.save(spec, tmp_path / "x.ckpt")
+        found = read_scale_sizes(tmp_path / "x.ckpt")
+        assert {name: values.tolist() for name, values in found.items()} == known
+
+
+def test_what_cannot_be_read_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run = trained_run(tmp_path / "runs" / "t")
+    (run / "importances.json").write_text("[")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- table modes -->\n<!-- end -->\n\n<!-- figure importances -->\n<!-- end -->\n"
+    )
+    for more in ([], ["--output", str(tmp_path)]):
+        main([str(tmp_path / "runs"), "--fill", str(page), *more])
+        said = [line for line in capsys.readouterr().err.splitlines() if "no histogram" in line]
+        assert len(said) == 1

@@ -119,6 +119,8 @@ MAKES_A_FOLDER = "{_target_: os.mkdir, path: proof}"
         f"data.mean={MAKES_A_FOLDER}",
         f"++trainer.callbacks=[{MAKES_A_FOLDER}]",
         "data=../../elsewhere",
+        "+arch.model_name=hf-hub:someone/network",
+        "+arch.model_name=local-dir:elsewhere",
         "+method@data=rni",
         "data.source._target_=rni_pl.stages.runs.instantiate",
     ],

@@ -15,9 +15,9 @@ from rni_pl import models
 from rni_pl.callbacks import SparsityRegulariser
 from rni_pl.callbacks.sparsity import add_gradient, trainable_scales
 from rni_pl.classifier import Classifier
-from rni_pl.models.build import ModelSpec
 from rni_pl.penalties import L1, RNI, UCS, Polarization, Regulariser
 from rni_pl.recipe import Recipe, parameter_groups
+from rni_pl.spec import ModelSpec
 
 REGULARISERS = [RNI(1e-2, 1.5), L1(1e-2), UCS(), Polarization(1e-2, 1.2)]
 

@@ -1,5 +1,6 @@
 """Which networks are compared: those of checkpoints, and what pruning would make of them."""
 
+import inspect
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -12,9 +13,9 @@ from torch import nn
 from rni_pl.checkpoint import load_model
 from rni_pl.config import plain
 from rni_pl.errors import ConfigError
-from rni_pl.models.build import ModelSpec, build
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import macs
+from rni_pl.spec import ModelSpec, build
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ def families(config: DictConfig) -> list[Family]:
     """
     found: dict[str, Family] = {}
     options = plain(config.prune)
+    others = options.keys() - inspect.signature(prune).parameters.keys()
+    if others:
+        raise ConfigError(f"prune.{min(others)} is a setting of prune.py, not of the benchmark")
     paths = as_list(plain(config)["checkpoint"])
     for path in paths:
         model = load_model(path, list(config.allow))

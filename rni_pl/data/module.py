@@ -102,11 +102,6 @@ class ImageData(pl.LightningDataModule):
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
-    @property
-    def train_size(self) -> int:
-        """Images trained on in an epoch."""
-        return len(self.train)
-
     def train_dataloader(self) -> Any:
         """Shuffled and augmented batches."""
         return self._loader(self.train, self.batch_size, self.augment)

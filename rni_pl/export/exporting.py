@@ -17,9 +17,9 @@ from rni_pl.errors import ExportError, PruningError
 from rni_pl.export.aligning import align
 from rni_pl.export.folding import fold
 from rni_pl.export.formats import FORMATS, Run, program_of
-from rni_pl.models.build import ModelSpec
 from rni_pl.progress import busy
 from rni_pl.pruning.graph import trace
+from rni_pl.spec import ModelSpec
 
 TOLERANCE = 1e-4  # largest difference of a logit from the checkpoint's
 BATCHES = (1, 7)

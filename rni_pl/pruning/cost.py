@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.pruning.graph import ChannelGraph, LayerChannels
+from rni_pl.pruning.modes import evaluating
 from rni_pl.pruning.numbering import map_tensors, tensors_in
 
 
@@ -28,15 +29,12 @@ def macs_on(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    modes = {module: module.training for module in model.modules()}
     like = next(model.parameters())
     inputs = map_tensors(
         inputs, lambda x: x.to(like) if x.is_floating_point() else x.to(like.device)
     )
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model.eval()(*inputs)
-    for module, training in modes.items():
-        module.training = training
+    with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+        model(*inputs)
     return counter.get_total_flops() // 2 // len(tensors_in(inputs)[0])
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from rni_pl.pruning.modes import evaluating
 from rni_pl.pruning.numbering import LayerChannels
 from rni_pl.pruning.surgery import remove
 
@@ -18,14 +19,11 @@ def keeps_channels_apart(layer: nn.Module) -> bool:
     Not so, for one, a convolution that standardises its weight. Tried on noise, once for a layer.
     """
     if layer not in _tried:
-        was_training = layer.training
         try:
-            with torch.no_grad():
-                _tried[layer] = all(_survives(layer.eval(), cut) for cut in _cuts(layer))
+            with torch.no_grad(), evaluating(layer):
+                _tried[layer] = all(_survives(layer, cut) for cut in _cuts(layer))
         except Exception:  # whatever its forward pass raises on noise
             _tried[layer] = False
-        finally:
-            layer.train(was_training)
     return _tried[layer]
 
 
@@ -36,12 +34,8 @@ def is_silent_at_zero(norm: nn.BatchNorm2d) -> bool:
     """
     zeros = {key: torch.zeros_like(value) for key, value in norm.named_parameters(recurse=False)}
     x = _noise(norm, norm.num_features)
-    was_training = norm.training
-    try:
-        with torch.no_grad():
-            made = functional_call(norm.eval(), zeros, x)
-    finally:
-        norm.train(was_training)
+    with torch.no_grad(), evaluating(norm):
+        made = functional_call(norm, zeros, x)
     return bool((made == made[:1]).all())
 
 

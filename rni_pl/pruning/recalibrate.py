@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from rni_pl.pruning.modes import evaluating
+
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
@@ -16,7 +18,6 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [m for m in norms if m.track_running_stats]
-    modes = {module: module.training for module in model.modules()}
     momenta = {m: m.momentum for m in norms}
     calls = dict.fromkeys(norms, 0)
 
@@ -26,18 +27,16 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     hooks = [m.register_forward_pre_hook(average) for m in norms]
     count = 0
-    model.eval()  # dropout stays off, inside of norm layers, too
     try:
-        for m in norms:
-            m.training = True
-        for images in batches:
-            model(images)
-            count += 1
+        with evaluating(model):  # dropout stays off, inside of norm layers, too
+            for m in norms:
+                m.training = True
+            for images in batches:
+                model(images)
+                count += 1
     finally:
         for hook in hooks:
             hook.remove()
         for m, momentum in momenta.items():
             m.momentum = momentum
-        for module, training in modes.items():
-            module.training = training
     return count

@@ -68,10 +68,10 @@ def _run(given: argparse.Namespace) -> None:
             written.append(page)
         if given.output or not written:
             report = render.make_report(found, partial(_read, announce))
-            problems = report.problems
+            problems += report.problems
             announce("writing")
             written += render.write(report, given.output or given.directories[0])
-    for problem in problems:
+    for problem in dict.fromkeys(problems):
         print(f"{problem.name}: {problem.reason}", file=sys.stderr)
     for path in written:
         print(path)
@@ -81,7 +81,7 @@ def _read(announce: Callable[[str], None], checkpoints: Iterable) -> Iterator:
     """Says which checkpoint is being read, and when all are."""
     items = list(checkpoints)
     for number, item in enumerate(items, 1):
-        announce(f"reading checkpoint {number} of {len(items)}")
+        announce(f"reading the checkpoints of row {number} of {len(items)}")
         yield item
     announce("drawing")
 

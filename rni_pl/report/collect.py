@@ -85,7 +85,7 @@ def _are_counts(value: Any) -> bool:
 
 
 TEXT = Rule("a printable text", _is_name)
-SHARE = Rule("a number in [0, 1]", _is_share)
+FRACTION = Rule("a number in [0, 1]", _is_share)
 WHOLE = Rule("a whole number", _is_whole)
 COUNT = Rule("a whole number > 0", _is_count)
 RATIO = Rule("a number in [0, 1], or auto", lambda v: v == "auto" or _is_share(v))
@@ -94,12 +94,12 @@ COUNTS = Rule("a number of channels for each layer", _are_counts)
 
 # What a summary must hold for its figures to be used.
 COMMON = {"dataset": TEXT, "arch": TEXT, "method": TEXT}
-OF_TRAINING = {**COMMON, "test_acc": SHARE, "params": COUNT, "macs": COUNT}
+OF_TRAINING = {**COMMON, "test_acc": FRACTION, "params": COUNT, "macs": COUNT}
 OF_PRUNING = {
     **COMMON,
     "ratio": RATIO,
     "scope": TEXT,
-    **dict.fromkeys(("acc_dense", "acc_pruned", "acc_finetuned"), SHARE),
+    **dict.fromkeys(("acc_dense", "acc_pruned", "acc_finetuned"), FRACTION),
     **dict.fromkeys(("params_dense", "macs_dense", "channels_dense"), COUNT),
     **dict.fromkeys(("params_pruned", "macs_pruned", "channels_pruned"), COUNT),
     "kept": COUNTS,

@@ -12,8 +12,8 @@ from rni_pl import config as configuration
 from rni_pl.errors import ConfigError
 from rni_pl.stages.resume import has_checkpoint, read_run
 
-# What a run may be repeated with.
-OF_ONE_COMMAND = ("command", "overrides", "resume", "existing", "allow")
+# Settings of one command, in which a run and its repetition may differ.
+NOT_COMPARED = ("command", "overrides", "resume", "existing", "allow")
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,5 @@ def _values(config: DictConfig) -> dict[str, Any]:
     """All values by their dotted names, but for those of one command."""
     values = configuration.plain(config)
     return configuration.flat(
-        {key: value for key, value in values.items() if key not in OF_ONE_COMMAND}
+        {key: value for key, value in values.items() if key not in NOT_COMPARED}
     )

@@ -9,27 +9,21 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from rni_pl import checkpoint, config
-from rni_pl.benchmark.engines import Setup
-from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
 from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
 from rni_pl.files import read_json, write_json
-from rni_pl.models.build import ModelSpec
-from rni_pl.progress import busy
-from rni_pl.pruning import PruningReport, budget, prune
-from rni_pl.pruning.cost import macs, parameter_count
+from rni_pl.pruning import budget, prune
 from rni_pl.stages import inheriting, rundir, runs
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.resume import last_checkpoint
 from rni_pl.stages.sharing import shared
+from rni_pl.stages.summary import Figures, latency, of_epochs, of_pruning, print_table
 
 # The summary of a pruning run as far as it is known before fine-tuning.
 BEFORE = "before_finetuning.json"
@@ -75,9 +69,7 @@ def prune_and_finetune(
         runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
     record = history.record
     summary["acc_finetuned"] = runs.test(trainer, classifier, data)
-    summary.update(best_epoch=record.best_epoch, val_acc=record.best_val_acc)
-    summary.update(epochs=trainer.current_epoch, precision=trainer.precision)
-    summary.update(seconds=record.seconds, seed=cfg.seed)
+    summary.update(of_epochs(record, trainer), seed=cfg.seed)
     if trainer.is_global_zero:
         rundir.finish(trainer, cfg, summary, run_dir)
         print_table(summary)
@@ -120,12 +112,12 @@ def _prune(
     data: ImageData,
 ) -> dict[str, Any]:
     """Prune the classifier's network, and measure it before and after."""
-    dense = figures(classifier, _dense_accuracy(cfg, trainer, classifier, data))
     unpruned = classifier.model
+    dense = Figures.of(classifier, _dense_accuracy(cfg, trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
-    pruned = figures(classifier, runs.test(trainer, classifier, data))
+    pruned = Figures.of(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
-    summary = summarise(classifier.spec, pruning.report, dense, pruned)
+    summary = of_pruning(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary)
     if cfg.prune.latency and trainer.is_global_zero:
         summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
@@ -159,81 +151,3 @@ def _warn_if_missed(summary: dict[str, Any]) -> None:
             f"prune.ratio={summary['ratio']} of {target} was asked for, {removed:.3f} is removed: "
             "the floors (prune.min_channels, prune.round_to) or the network allow no closer"
         )
-
-
-def figures(classifier: Classifier, acc: float) -> dict[str, Any]:
-    """Accuracy and size of the network as it is now."""
-    model = classifier.model
-    return {
-        "acc": acc,
-        "params": parameter_count(model),
-        "macs": macs(model, classifier.spec.image_shape),
-    }
-
-
-def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
-    """Median time of a batch on the CPU before and after removal, measured in turns."""
-    setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
-    models = [copy.deepcopy(model).cpu().float().eval() for model in (dense, pruned)]
-    with busy("timing"):
-        before, after = seconds_a_batch(models, image_shape, setup)
-    return {
-        "engine": setup.engine,
-        "batch": setup.batch,
-        "threads": setup.threads,
-        "dense_ms": 1000 * before,
-        "pruned_ms": 1000 * after,
-        "speedup": before / after,
-    }
-
-
-def summarise(
-    spec: ModelSpec,
-    report: PruningReport,
-    dense: dict[str, Any],
-    pruned: dict[str, Any],
-) -> dict[str, Any]:
-    """What `summary.json` of a pruning run holds; fine-tuning is still to come."""
-    return {
-        "dataset": spec.data.get("name"),
-        "arch": spec.arch_name if spec.arch else "given",
-        "method": spec.method,
-        "ratio": report.ratio,
-        "scope": report.scope,
-        "target": report.target,
-        "acc_dense": dense["acc"],
-        "acc_pruned": pruned["acc"],
-        "acc_finetuned": None,
-        "params_dense": dense["params"],
-        "params_pruned": pruned["params"],
-        "macs_dense": dense["macs"],
-        "macs_pruned": pruned["macs"],
-        "channels_dense": report.channels_dense,
-        "channels_pruned": report.channels_pruned,
-        "kept": {name: len(channels) for name, channels in report.kept.items()},
-        "widths": report.widths,
-        "skipped": report.skipped,
-    }
-
-
-def print_table(summary: dict[str, Any]) -> None:
-    """Accuracy, parameters, MACs and channels: before, after removal, after fine-tuning."""
-    title = f"{summary['arch']} on {summary['dataset']}, {summary['method']}: "
-    table = Table(title=f"{title}ratio {summary['ratio']} ({summary['scope']})")
-    table.add_column("")
-    timed = summary.get("latency")
-    columns = ["test accuracy", "parameters", "MACs", "channels"]
-    for column in [*columns, "latency"] if timed else columns:
-        table.add_column(column, justify="right")
-    for row, acc, size in (
-        ("dense", "acc_dense", "dense"),
-        ("pruned", "acc_pruned", "pruned"),
-        ("fine-tuned", "acc_finetuned", "pruned"),
-    ):
-        counts = (f"{summary[f'{key}_{size}']:,}" for key in ("params", "macs", "channels"))
-        times = [f"{timed[f'{size}_ms']:.3g} ms"] if timed else []
-        table.add_row(row, f"{summary[acc]:.2%}", *counts, *times)
-    if timed:
-        engine, batch, speedup = (timed[key] for key in ("engine", "batch", "speedup"))
-        table.caption = f"latency: {engine}, CPU, batch {batch}; {speedup:.2f}x faster"
-    Console().print(table)

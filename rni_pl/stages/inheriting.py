@@ -7,7 +7,7 @@ from rni_pl import config
 from rni_pl.classifier import Classifier
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError, UnknownChoiceError
-from rni_pl.models.build import ModelSpec, check_output
+from rni_pl.spec import ModelSpec, check_output
 from rni_pl.stages import runs
 
 

@@ -17,7 +17,7 @@ from rni_pl import checkpoint
 from rni_pl import config as configuration
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, UnknownChoiceError
 from rni_pl.files import write_whole
-from rni_pl.models.build import WEIGHT_ARGUMENTS, check_trusted
+from rni_pl.spec import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
 OF_ONE_COMMAND = re.compile(r"[+~]*(resume|existing|allow|launch|search|hydra)\b")
@@ -169,6 +169,10 @@ def _read(run_dir: Path) -> dict:
 
 
 def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
+    """Raise where an override of a run directory could name code, or a file or address to read.
+
+    What this very command gives again is the user's own.
+    """
     key, _, value = item.partition("=")
     key = key.lstrip("+~")
     groups = {path.name for path in Path(configuration.config_dir()).iterdir() if path.is_dir()}
@@ -178,6 +182,8 @@ def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
     elsewhere = key in groups and not re.fullmatch(r"[\w-]+", value)
     # A checkpoint brings its own weights; without one the run would fetch them, or load a file.
     fetches = key.removeprefix("arch.") in WEIGHT_ARGUMENTS and not has_checkpoint(run_dir)
+    # Names with a scheme or a path, timm looks up elsewhere.
+    fetches = fetches or (key == "arch.model_name" and not re.fullmatch(r"[\w.-]+", value))
     named = (
         elsewhere
         or re.search(r"\b_(target|partial|args|recursive|convert)_\b", item)

@@ -1,4 +1,4 @@
-"""What both stages share: data, trainer and the files of a run directory."""
+"""What both stages share: data, trainer, and how they train and test."""
 
 import logging
 import sys

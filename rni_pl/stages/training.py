@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,13 +14,13 @@ from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ImageData
 from rni_pl.errors import ConfigError
-from rni_pl.models.build import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.norm import norm_kind, scaled_norms
 from rni_pl.penalties import Regulariser
-from rni_pl.pruning.cost import macs, parameter_count
+from rni_pl.spec import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.stages import rundir, runs
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.resume import last_checkpoint
+from rni_pl.stages.summary import of_training
 from rni_pl.stages.warmstart import has_sigbn, load_state, read_state, to_sigbn
 
 _NORMS = {"bn": "BatchNorm2d", "sigbn": "SigmoidBatchNorm2d"}
@@ -43,22 +42,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     with rundir.begun(trainer, config, run_dir, anew=last is None):
         runs.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = runs.test(trainer, classifier, data)
-    spec = classifier.spec
-    summary: dict[str, Any] = {
-        "dataset": spec.data["name"],
-        "arch": spec.arch_name,
-        "method": spec.method,
-        "test_acc": test_acc,
-        "best_epoch": history.record.best_epoch,
-        "epochs": trainer.current_epoch,
-        "params": parameter_count(classifier.model),
-        "macs": macs(classifier.model, spec.image_shape),
-        "seconds": history.record.seconds,
-        "images_per_second": history.record.images_per_second,
-        "val_acc": history.record.best_val_acc,
-        "seed": config.seed,
-        "precision": trainer.precision,
-    }
+    summary = {**of_training(classifier, test_acc, history.record, trainer), "seed": config.seed}
     if trainer.is_global_zero:
         rundir.finish(trainer, config, summary, run_dir)
     return Outcome(runs.finished(classifier), history.record, summary)

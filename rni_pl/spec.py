@@ -11,6 +11,7 @@ from torch import nn
 
 from rni_pl.errors import CheckpointError, ConfigError, PruningError, first_line
 from rni_pl.norm import convert_batchnorm
+from rni_pl.pruning.modes import evaluating
 from rni_pl.pruning.surgery import Structure, resize
 
 # Arguments by which a builder brings trained weights.
@@ -115,20 +116,17 @@ def _name(model: nn.Module, spec: ModelSpec) -> str:
 
 def check_output(model: nn.Module, spec: ModelSpec) -> None:
     """Raise `ConfigError` unless the network maps the data's images to one logit a class."""
-    training = model.training
     name = _name(model, spec)
     like = next(model.parameters(), None)
     if like is None:
         raise ConfigError(f"arch={name} has no parameters")
     try:
-        with torch.no_grad():
-            logits = model.eval()(like.new_zeros(1, *spec.image_shape))
+        with torch.no_grad(), evaluating(model):
+            logits = model(like.new_zeros(1, *spec.image_shape))
     except Exception as error:  # whatever a user's own network may raise
         raise ConfigError(
             f"arch={name} cannot take images of shape {spec.image_shape}: {first_line(error)}"
         ) from error
-    finally:
-        model.train(training)
     if not isinstance(logits, torch.Tensor) or logits.shape != (1, spec.num_classes):
         found = (
             tuple(logits.shape[1:]) if isinstance(logits, torch.Tensor) else type(logits).__name__
