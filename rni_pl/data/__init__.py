@@ -1,6 +1,7 @@
-"""Data sets: images in memory, augmented on the device as whole batches."""
+"""Data sets: images in memory, augmented on the device as whole batches, or read from folders."""
 
 from rni_pl.data.augment import Augment
+from rni_pl.data.base import ClassificationData
 from rni_pl.data.folder import FolderData
 from rni_pl.data.images import Images, Split
 from rni_pl.data.loader import BatchLoader
@@ -12,6 +13,7 @@ from rni_pl.data.sources.image_folder import image_folder
 __all__ = [
     "Augment",
     "BatchLoader",
+    "ClassificationData",
     "FolderData",
     "ImageData",
     "Images",

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2 as transforms
 
+from rni_pl.data.base import ClassificationData
 from rni_pl.data.images import check_classes, check_enough, split_indices
 from rni_pl.data.loader import EpochLoader
 from rni_pl.data.order import seeded
@@ -23,14 +23,15 @@ from rni_pl.errors import DataError
 class FolderImages(Dataset):
     """Images of one folder, read when asked for: float32 (3, S, S) after `transform`, and label.
 
-    S is `size`. An item is an image in an epoch, ``(epoch, index)``; where `transform` draws random
-    numbers (`seed` given), they depend on these three alone, whichever process reads it.
+    S is the size that `transform` makes. An item is an image in an epoch, ``(epoch, index)``; where
+    `transform` draws random numbers (`seed` given), they depend on these three alone, whichever
+    process reads it.
     """
 
     def __init__(
-        self, files: list[tuple[Path, int]], transform: Any, size: int, seed: int | None = None
+        self, files: list[tuple[Path, int]], transform: Any, seed: int | None = None
     ) -> None:
-        self.files, self.transform, self.size, self.seed = files, transform, size, seed
+        self.files, self.transform, self.seed = files, transform, seed
 
     def __len__(self) -> int:
         return len(self.files)
@@ -98,7 +99,7 @@ def _ignore_interrupts(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class FolderData(pl.LightningDataModule):
+class FolderData(ClassificationData):
     """Training, validation and test batches from ``root/train/CLASS/*`` and ``root/val/CLASS/*``.
 
     ImageNet's usual recipe: random resized crop and flip in training; in evaluation the centre
@@ -134,16 +135,11 @@ class FolderData(pl.LightningDataModule):
         split_seed: int | None = None,
         check_files: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, seed, split_seed)
         self.name, self.root = name, root
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction, self.image_size = val_fraction, image_size
         self.mean, self.std = list(mean), list(std)
-        self.workers, self.seed = workers, seed
-        self.split_seed = seed if split_seed is None else split_seed
-        self.check_files = check_files
-        self.watch_test = False
-        self.classes: list[str] = []
+        self.workers, self.check_files = workers, check_files
 
     def setup(self, stage: str | None = None) -> None:
         """List the images, once.
@@ -164,43 +160,23 @@ class FolderData(pl.LightningDataModule):
         files, held_out = _labelled(train, classes), _labelled(test, classes)
         if self.check_files and not int(os.environ.get("LOCAL_RANK", "0")):
             check_images([path for path, _ in files + held_out])
-        self.test = self.val = FolderImages(held_out, centre, self.image_size)
+        self.test = self.val = FolderImages(held_out, centre)
         if self.val_fraction:
             kept, aside = split_indices(len(files), self.val_fraction, self.split_seed)
             apart = [files[i] for i in aside.tolist()]
-            self.val = FolderImages(apart, centre, self.image_size)
+            self.val = FolderImages(apart, centre)
             files = [files[i] for i in kept.tolist()]
         check_enough(len(files))
-        self.train = FolderImages(files, crop, self.image_size, self.seed)
+        self.train = FolderImages(files, crop, self.seed)
         self.classes = classes
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
         return 3, self.image_size, self.image_size
 
-    def train_dataloader(self) -> Any:
-        """Shuffled and augmented batches."""
-        return self._loader(self.train, self.batch_size, train=True)
-
-    def val_dataloader(self) -> Any:
-        """The set that picks the best epoch, and the test set if it is watched."""
-        loader = self._loader(self.val, self.eval_batch_size)
-        if self.watch_test and self.val is not self.test:
-            return [loader, self.test_dataloader()]
-        return loader
-
-    def test_dataloader(self) -> Any:
-        """The test set."""
-        return self._loader(self.test, self.eval_batch_size)
-
     def calibration_batches(self, count: int) -> Iterator[Tensor]:
-        """Images of the first `count` training batches, on the CPU, the same on every rank."""
+        """See `ClassificationData`."""
         loader = FolderLoader(self.train, self.batch_size, self.seed, train=True, workers=0)
         return (images for images, _ in itertools.islice(loader, count))
 
@@ -214,11 +190,9 @@ class FolderData(pl.LightningDataModule):
         centre = [resize, transforms.CenterCrop(self.image_size)]
         return transforms.Compose([*crop, *finish]), transforms.Compose([*centre, *finish])
 
-    def _loader(self, images: FolderImages, batch_size: int, train: bool = False) -> FolderLoader:
-        rank, world_size = 0, 1
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return FolderLoader(images, batch_size, self.seed, train, self.workers, rank, world_size)
+    def loader(self, images: Any, batch_size: int, train: bool = False) -> FolderLoader:
+        """See `ClassificationData`."""
+        return FolderLoader(images, batch_size, self.seed, train, self.workers, *self.share())
 
 
 def _labelled(files: dict[str, list[Path]], classes: list[str]) -> list[tuple[Path, int]]:

@@ -1,17 +1,16 @@
-"""The Lightning data module over images in memory."""
+"""The data module over images in memory."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from rni_pl.data.augment import Augment
+from rni_pl.data.base import ClassificationData
 from rni_pl.data.images import (
     Images,
-    Split,
     channel_statistics,
     check_enough,
     train_val_split,
@@ -20,7 +19,7 @@ from rni_pl.data.loader import BatchLoader
 from rni_pl.errors import DataError
 
 
-class ImageData(pl.LightningDataModule):
+class ImageData(ClassificationData):
     """Training, validation and test batches of one data set.
 
     Args:
@@ -35,9 +34,6 @@ class ImageData(pl.LightningDataModule):
         seed: of order and augmentation.
         split_seed: of the validation split; None: `seed`.
         image_size: size that `source` brings the images to, for the record.
-
-    `classes` are the class names in the order of the labels, once `setup` has loaded the images.
-    With `watch_test` set, the test set is a second validation loader.
     """
 
     def __init__(
@@ -56,16 +52,11 @@ class ImageData(pl.LightningDataModule):
         split_seed: int | None = None,
         image_size: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(batch_size, eval_batch_size, seed, split_seed)
         self.name, self.source, self.root = name, source, root
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_fraction = val_fraction
         self.augment = Augment(padding, flip)
-        self.seed = seed
-        self.split_seed = seed if split_seed is None else split_seed
-        self.watch_test = False
         self._statistics = (mean, std)
-        self.classes: list[str] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Load the images, once."""
@@ -92,43 +83,22 @@ class ImageData(pl.LightningDataModule):
         self.classes = images.classes  # the images themselves are in the splits: held once
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
 
-    def train_dataloader(self) -> Any:
-        """Shuffled and augmented batches."""
-        return self._loader(self.train, self.batch_size, self.augment)
-
-    def val_dataloader(self) -> Any:
-        """The set that picks the best epoch, and the test set if it is watched."""
-        loader = self._loader(self.val, self.eval_batch_size)
-        if self.watch_test and self.val is not self.test:
-            return [loader, self.test_dataloader()]
-        return loader
-
-    def test_dataloader(self) -> Any:
-        """The test set."""
-        return self._loader(self.test, self.eval_batch_size)
-
     def calibration_batches(self, count: int) -> Iterator[Tensor]:
-        """Images of the first `count` training batches, on the CPU, the same on every rank."""
+        """See `ClassificationData`."""
         loader = BatchLoader(
             self.train, self.batch_size, self.mean, self.std, self.augment, self.seed
         )
         return (images for images, _ in itertools.islice(loader, count))
 
-    def _loader(self, split: Split, batch_size: int, augment: Augment | None = None) -> BatchLoader:
-        device, rank, world_size = torch.device("cpu"), 0, 1
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
+    def loader(self, images: Any, batch_size: int, train: bool = False) -> BatchLoader:
+        """See `ClassificationData`."""
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        augment = self.augment if train else None
         return BatchLoader(
-            split, batch_size, self.mean, self.std, augment, self.seed, device, rank, world_size
+            images, batch_size, self.mean, self.std, augment, self.seed, device, *self.share()
         )

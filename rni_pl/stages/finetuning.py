@@ -14,7 +14,7 @@ from torch import nn
 from rni_pl import checkpoint, config
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
-from rni_pl.data import ImageData
+from rni_pl.data import ClassificationData
 from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
 from rni_pl.files import read_json, write_json
@@ -109,7 +109,7 @@ def _prune(
     pruning: OneShotPruning,
     trainer: pl.Trainer,
     classifier: Classifier,
-    data: ImageData,
+    data: ClassificationData,
 ) -> dict[str, Any]:
     """Prune the classifier's network, and measure it before and after."""
     unpruned = classifier.model
@@ -125,7 +125,7 @@ def _prune(
 
 
 def _dense_accuracy(
-    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ImageData
+    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ClassificationData
 ) -> float:
     """Test accuracy before pruning; one measurement serves all jobs of a sweep."""
 

@@ -5,7 +5,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from rni_pl import config
 from rni_pl.classifier import Classifier
-from rni_pl.data import ImageData
+from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, UnknownChoiceError
 from rni_pl.spec import ModelSpec, check_output
 from rni_pl.stages import runs
@@ -63,7 +63,7 @@ def with_split_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
     return OmegaConf.merge(cfg, {"data": {"split_seed": seed}})  # type: ignore[return-value]
 
 
-def take_data(classifier: Classifier, cfg: DictConfig, data: ImageData) -> None:
+def take_data(classifier: Classifier, cfg: DictConfig, data: ClassificationData) -> None:
     """Have the network's description say what data it is fine-tuned on.
 
     Raises:

@@ -29,7 +29,7 @@ from rni_pl.callbacks import (
 from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
-from rni_pl.data import ImageData
+from rni_pl.data import ClassificationData
 from rni_pl.errors import (
     ConfigError,
     RniError,
@@ -58,7 +58,7 @@ def make(node: DictConfig, what: str, kind: type) -> Any:
     return made
 
 
-def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
+def make_data(config: DictConfig, watch_test: bool = False) -> ClassificationData:
     """The data module, loaded: whatever is wrong with the data shows before anything is trained."""
     node = config.data.copy()
     OmegaConf.set_struct(node, False)
@@ -68,8 +68,8 @@ def make_data(config: DictConfig, watch_test: bool = False) -> ImageData:
     return data
 
 
-def _loaded(node: DictConfig) -> ImageData:
-    data = make(node, "data", pl.LightningDataModule)
+def _loaded(node: DictConfig) -> ClassificationData:
+    data = make(node, "data", ClassificationData)
     data.prepare_data()
     data.setup("fit")
     return data
@@ -161,7 +161,7 @@ def _quieten() -> None:
 def fit(
     trainer: pl.Trainer,
     classifier: Classifier,
-    data: ImageData,
+    data: ClassificationData,
     run_dir: Path,
     resume: Path | None,
     compiled: bool = False,
@@ -200,7 +200,7 @@ def fit(
     checkpoint.load_weights(classifier.model, checkpoint.read_weights(ours.best_model_path))
 
 
-def test(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> float:
+def test(trainer: pl.Trainer, classifier: Classifier, data: ClassificationData) -> float:
     """Accuracy on the test set, a fraction."""
     with storage_errors():
         figures = trainer.test(classifier, datamodule=data, verbose=False)[0]

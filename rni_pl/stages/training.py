@@ -12,7 +12,7 @@ from torch import nn
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
-from rni_pl.data import ImageData
+from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError
 from rni_pl.norm import norm_kind, scaled_norms
 from rni_pl.penalties import Regulariser
@@ -76,7 +76,7 @@ def _loaded(model: nn.Module, spec: ModelSpec, init: str) -> nn.Module:
 
 
 def new_classifier(
-    config: DictConfig, data: ImageData, regulariser: Regulariser, warm: bool = True
+    config: DictConfig, data: ClassificationData, regulariser: Regulariser, warm: bool = True
 ) -> Classifier:
     """A freshly initialised network for the data at hand, as the method wants its norm layers.
 
