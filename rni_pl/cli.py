@@ -6,6 +6,7 @@ import pickle
 import sys
 import threading
 import warnings
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,12 @@ TRACES = "HYDRA_FULL_ERROR" in os.environ
 
 def train() -> None:
     """Train a network with a sparsity regulariser."""
-    _command("train")
+    _main("train")
 
 
 def prune() -> None:
     """Prune a trained network and fine-tune it."""
-    _command("prune")
+    _main("prune")
 
 
 def export() -> None:
@@ -66,52 +67,75 @@ def _tool(name: str, home: str) -> None:
         sys.exit(130)
 
 
-def _command(name: str) -> None:
-    # Hydra then raises what it finds instead of printing it in many lines.
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    # The logger writes in a thread; what goes wrong there is raised here as well.
-    threading.excepthook = _unless_storage
+def _main(name: str) -> None:
+    status = _Command(name).run()
+    if status:
+        sys.exit(status)
 
-    statuses = [0]
-    told: list[Exception] = []  # of jobs of a sweep in this process
-    begun: list[bool] = []
 
-    def note(error: Exception) -> None:
+@dataclass
+class _Command:
+    """A command under Hydra: one job, or those of a sweep.
+
+    Attributes:
+        name: of its configuration.
+        status: what the command exits with, as far as it is known.
+        begun: whether a job has begun, so that there was a configuration.
+        told: errors of a sweep's jobs in this process, which were printed.
+    """
+
+    name: str
+    status: int = 0
+    begun: bool = False
+    told: list[Exception] = field(default_factory=list)
+
+    def run(self) -> int:
+        """Do what the command line says; the status to exit with."""
+        # Hydra then raises what it finds instead of printing it in many lines.
+        os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+        # The logger writes in a thread; what goes wrong there is raised here as well.
+        threading.excepthook = _unless_storage
+        with handled_by(stop), sharing.between_jobs():
+            try:
+                self._print_help_or_run()
+            except Exception as error:
+                if not self.begun and not isinstance(error, EXPECTED):
+                    # Hydra checks types with less care than we do.
+                    self._note(ConfigError(f"this makes no configuration: {first_line(error)}"))
+                elif error not in self.told:
+                    self._note(error)
+        return self.status
+
+    def _print_help_or_run(self) -> None:
+        if helping.FLAGS & set(sys.argv[1:]):
+            print(helping.of_command(self.name, sys.argv[1:]))
+            return
+        decorate = hydra.main(
+            version_base="1.3", config_path=configuration.config_dir(), config_name=self.name
+        )
+        decorate(self._job)()
+
+    def _job(self, config: DictConfig) -> float | None:
+        """What Hydra, or one of its launchers, calls."""
+        self.begun = True
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        try:
+            return _run(self.name, config, Path(HydraConfig.get().runtime.output_dir), sweeps)
+        except Exception as error:
+            self._note(error)
+            if not sweeps:
+                return None
+            self.told.append(_portable(error))
+            # The sweep goes on; its launcher brings this home, wherever the job ran.
+            raise self.told[-1] from error
+
+    def _note(self, error: Exception) -> None:
+        """Print an error in one line, and have the command exit with its status."""
         expected = isinstance(error, EXPECTED)
         if TRACES and not expected:
             raise error
         _say(error)
-        statuses.append(2 if expected else 1)
-
-    def task(config: DictConfig) -> float | None:
-        begun.append(True)
-        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
-        try:
-            return _run(name, config, Path(HydraConfig.get().runtime.output_dir), sweeps)
-        except Exception as error:
-            note(error)
-            if not sweeps:
-                return None
-            told.append(_portable(error))
-            # The sweep goes on; its launcher brings this home, wherever the job ran.
-            raise told[-1] from error
-
-    decorate = hydra.main(
-        version_base="1.3", config_path=configuration.config_dir(), config_name=name
-    )
-    with handled_by(stop), sharing.between_jobs():
-        try:
-            if helping.FLAGS & set(sys.argv[1:]):
-                print(helping.of_command(name, sys.argv[1:]))
-            else:
-                decorate(task)()
-        except Exception as error:
-            if not begun and not isinstance(error, EXPECTED):  # Hydra checks types with less care
-                note(ConfigError(f"this makes no configuration: {first_line(error)}"))
-            elif error not in told:
-                note(error)
-    if any(statuses):
-        sys.exit(max(statuses))
+        self.status = max(self.status, 2 if expected else 1)
 
 
 def _run(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:

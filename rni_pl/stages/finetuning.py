@@ -23,7 +23,7 @@ from rni_pl.stages import inheriting, rundir, runs
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.resume import last_checkpoint
 from rni_pl.stages.sharing import shared
-from rni_pl.stages.summary import Figures, latency, of_epochs, of_pruning, print_table
+from rni_pl.stages.summary import Figures, latency, of_finetuning, of_pruning, print_table
 
 # The summary of a pruning run as far as it is known before fine-tuning.
 BEFORE = "before_finetuning.json"
@@ -67,9 +67,8 @@ def prune_and_finetune(
             if trainer.is_global_zero:
                 write_json(summary, run_dir / BEFORE)
         runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
-    record = history.record
-    summary["acc_finetuned"] = runs.test(trainer, classifier, data)
-    summary.update(of_epochs(record, trainer), seed=cfg.seed)
+    record, test_acc = history.record, runs.test(trainer, classifier, data)
+    summary.update(of_finetuning(test_acc, record, trainer), seed=cfg.seed)
     if trainer.is_global_zero:
         rundir.finish(trainer, cfg, summary, run_dir)
         print_table(summary)

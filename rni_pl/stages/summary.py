@@ -33,17 +33,6 @@ class Figures:
         return cls(acc, parameter_count(model), macs(model, classifier.spec.image_shape))
 
 
-def of_epochs(record: Record, trainer: pl.Trainer) -> dict[str, Any]:
-    """What the summaries of both stages hold of their epochs."""
-    return {
-        "best_epoch": record.best_epoch,
-        "val_acc": record.best_val_acc,
-        "epochs": trainer.current_epoch,
-        "precision": trainer.precision,
-        "seconds": record.seconds,
-    }
-
-
 def of_training(
     classifier: Classifier, test_acc: float, record: Record, trainer: pl.Trainer
 ) -> dict[str, Any]:
@@ -54,10 +43,26 @@ def of_training(
         "arch": spec.arch_name,
         "method": spec.method,
         "test_acc": found.acc,
+        "best_epoch": record.best_epoch,
+        "epochs": trainer.current_epoch,
         "params": found.params,
         "macs": found.macs,
+        "seconds": record.seconds,
         "images_per_second": record.images_per_second,
-        **of_epochs(record, trainer),
+        "val_acc": record.best_val_acc,
+        "precision": trainer.precision,
+    }
+
+
+def of_finetuning(test_acc: float, record: Record, trainer: pl.Trainer) -> dict[str, Any]:
+    """What fine-tuning adds to `of_pruning`."""
+    return {
+        "acc_finetuned": test_acc,
+        "best_epoch": record.best_epoch,
+        "val_acc": record.best_val_acc,
+        "epochs": trainer.current_epoch,
+        "precision": trainer.precision,
+        "seconds": record.seconds,
     }
 
 
