@@ -72,7 +72,11 @@ class Classifier(pl.LightningModule):
     def replace_model(self, model: nn.Module) -> None:
         """Take a pruned network in place of the present one; checkpoints will rebuild it."""
         self.model = model
-        self.hparams["spec"]["structure"] = structure_of(model)
+        self.update_spec(structure=structure_of(model))
+
+    def update_spec(self, **values: Any) -> None:
+        """Change the description of the network, which checkpoints carry; `spec` is a copy."""
+        self.hparams["spec"].update(values)
 
     def setup(self, stage: str) -> None:
         """Lay weights out channels-last, the faster order for convolutions on CPU and GPU."""

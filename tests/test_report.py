@@ -198,7 +198,7 @@ def test_mistakes_are_one_line(
     assert "no runs in or below" in mistake(capsys, str(tmp_path))
     trained_run(tmp_path / "t")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for module in ("render", "figures"):
+    for module in ("render", "plots"):
         monkeypatch.delitem(sys.modules, f"rni_pl.report.{module}")
         monkeypatch.delattr(rni_pl.report, module)
     assert "pip install 'rni_pl[report]'" in mistake(capsys, str(tmp_path))

@@ -20,7 +20,7 @@ from made_up_runs import (
     trained_run,
 )
 
-from rni_pl.report import figures, grids
+from rni_pl.report import grids, plots
 from rni_pl.report.collect import collect
 
 
@@ -148,9 +148,9 @@ def test_ratio_auto_is_drawn_where_it_cut(tmp_path: Path) -> None:
     pruned_run(tmp_path / "b", parent, ratio=0.5)
     table = only_table(tmp_path)
     assert table.ratios() == [0.5, "auto"]
-    line = figures.points(table, table.variants[0], "acc_finetuned", figures.RATIO)
+    line = plots.points(table, table.variants[0], "acc_finetuned", plots.RATIO)
     assert [place for place, _ in line] == [0, 0.25, 0.5]
-    line = figures.points(table, table.variants[0], "acc_finetuned", figures.MACS)
+    line = plots.points(table, table.variants[0], "acc_finetuned", plots.MACS)
     assert [place for place, _ in line] == [20406593, 20406593, 40813184]
 
 
@@ -159,10 +159,10 @@ def test_long_names_are_wrapped_in_the_legend(tmp_path: Path) -> None:
     parent = trained_run(tmp_path / "t", method=method)
     pruned_run(tmp_path / "a", parent, method=method)
     table = only_table(tmp_path)
-    for plot in figures.curves(table, figures.method_colours([table])):
+    for plot in plots.curves(table, plots.method_colours([table])):
         texts = [text.strip() for text in re.findall(r">([^<>]+)</text>", plot.svg)]
         assert method.split()[0] in " ".join(texts)
-        assert max(map(len, texts)) <= figures.LINE
+        assert max(map(len, texts)) <= plots.LINE
 
 
 def test_latency_where_measured(tmp_path: Path) -> None:

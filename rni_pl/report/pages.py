@@ -15,12 +15,12 @@ from pathlib import Path
 
 from rni_pl.errors import ConfigError
 from rni_pl.files import write_whole
-from rni_pl.report import comparison, figures, grids
+from rni_pl.report import comparison, grids, plots
 from rni_pl.report.collect import Found, Problem
 from rni_pl.report.departures import Judged, judge
-from rni_pl.report.figures import Plot
 from rni_pl.report.grids import Grid
 from rni_pl.report.importances import read_distributions
+from rni_pl.report.plots import Plot
 from rni_pl.report.tables import Table, tabulate
 
 BEGIN = re.compile(r"^<!-- (table|figure) (\S+?)(?:: (.+?))? -->$")
@@ -153,28 +153,28 @@ def _modes(shown: Shown, of: str | None) -> list[str]:
 
 
 def _importances(shown: Shown, of: str | None) -> list[str]:
-    plots = []
+    drawn = []
     for table in shown.tables(of):
         distributions = read_distributions(table, shown.problems)
         if distributions:
-            colours = figures.method_colours([table])
+            colours = plots.method_colours([table])
             title = f"Importances, {name(table)}"
-            plots.append(figures.side_by_side(distributions, colours, title))
-    return _drawn(plots, shown)
+            drawn.append(plots.side_by_side(distributions, colours, title))
+    return _drawn(drawn, shown)
 
 
 def _curves(shown: Shown, of: str | None) -> list[str]:
-    plots = []
+    drawn = []
     for table in shown.tables(of):
-        for plot in figures.curves(table, figures.method_colours([table])):
-            plots.append(Plot(f"{plot.title}, {name(table)}", plot.svg))
-    return _drawn(plots, shown)
+        for plot in plots.curves(table, plots.method_colours([table])):
+            drawn.append(Plot(f"{plot.title}, {name(table)}", plot.svg))
+    return _drawn(drawn, shown)
 
 
-def _drawn(plots: Sequence[Plot], shown: Shown) -> list[str]:
+def _drawn(drawn: Sequence[Plot], shown: Shown) -> list[str]:
     """Drawings by reference, each with what there is to say about it."""
     parts = []
-    for plot in plots:
+    for plot in drawn:
         file = re.sub(r"[^a-z0-9.]+", "_", plot.title.lower()).strip("_") + ".svg"
         shown.drawings[file] = plot.svg
         parts.append(f"![{grids.markdown_text(plot.title)}]({DRAWINGS}/{file})")

@@ -12,11 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import rni_pl
 from rni_pl.files import write_whole
-from rni_pl.report import comparison, figures, grids
+from rni_pl.report import comparison, grids, plots
 from rni_pl.report.collect import Found, Problem, Run, flatten
-from rni_pl.report.figures import Plot
 from rni_pl.report.grids import Grid
 from rni_pl.report.importances import read_distributions
+from rni_pl.report.plots import Plot
 from rni_pl.report.tables import Table, repeats, tabulate
 
 ROUNDING = (
@@ -57,7 +57,7 @@ def make_report(found: Found, track: Callable[[Iterable], Iterable] = iter) -> R
     """Tables and plots of all runs; `track` may show the progress of reading checkpoints."""
     tables = tabulate(found.runs)
     problems = [*found.problems, *repeats(tables)]
-    colours = figures.method_colours(tables)
+    colours = plots.method_colours(tables)
     sections = [_section(table, colours, problems, track) for table in tables]
     return Report(sections, grids.runs(found.runs), problems, tables, found.runs)
 
@@ -75,9 +75,9 @@ def _section(
         latencies=grids.latencies(table),
         kept=grids.kept_by_layer(table) if is_pruned else None,
         modes=comparison.modes(distributions),
-        curves=figures.curves(table, colours),
-        histograms=figures.histograms(distributions, colours),
-        kept_plots=figures.kept_channels(table, colours),
+        curves=plots.curves(table, colours),
+        histograms=plots.histograms(distributions, colours),
+        kept_plots=plots.kept_channels(table, colours),
     )
 
 

@@ -77,9 +77,9 @@ def take_data(classifier: Classifier, cfg: DictConfig, data: ClassificationData)
             f"({', '.join(data.classes[:3])}, ...)"
         )
     shape = list(data.image_shape)
-    classifier.hparams["spec"].update(
+    classifier.update_spec(
         data=runs.plain_data_values(cfg), mean=list(data.mean), std=list(data.std)
     )
     if shape != list(spec.image_shape):
-        classifier.hparams["spec"]["image_shape"] = shape
+        classifier.update_spec(image_shape=shape)
         check_output(classifier.model, classifier.spec)

@@ -92,8 +92,29 @@ def check_norms(config: DictConfig, model: nn.Module) -> None:
 def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Lightning's Trainer with our callbacks, checkpoints and TensorBoard in the run directory."""
     _quieten()
-    terminal = sys.stderr.isatty() and sys.stdout.isatty()
+    hardware.keep_freed_memory()
+    arguments = _trainer_arguments(config)
+    callbacks = [*callbacks, *_shared_callbacks(arguments, run_dir)]
+    del arguments["sync_batchnorm"]
+    arguments.pop("callbacks", None)
+    logger = TensorBoardLogger(
+        run_dir, name="", version="", default_hp_metric=False, purge_step=resumed_step(config)
+    )
+    try:
+        trainer = instantiate(OmegaConf.create(arguments), callbacks=callbacks, logger=logger)
+    except InstantiationException as error:
+        raise ConfigError(f"trainer: {first_line(error.__cause__ or error)}") from error
+    _check_batch_size(config, trainer)
+    trainer.strategy.checkpoint_io = WholeCheckpoints()
+    return trainer
+
+
+def _trainer_arguments(config: DictConfig) -> dict[str, Any]:
+    """What is under `trainer.`, with what follows from the machine and the terminal."""
     arguments = plain(config.trainer)
+    if "logger" in arguments:
+        raise ConfigError("trainer.logger is not allowed: a run is logged to TensorBoard")
+    terminal = sys.stderr.isatty() and sys.stdout.isatty()
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and terminal
     arguments["precision"] = hardware.choose_precision(
         arguments["precision"], arguments["accelerator"]
@@ -101,38 +122,34 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     arguments["benchmark"] = hardware.search_kernels(
         arguments["benchmark"], arguments["deterministic"]
     )
-    hardware.keep_freed_memory()
-    if arguments["enable_progress_bar"]:
-        callbacks = [*callbacks, RichProgressBar()]
-    if arguments["enable_model_summary"]:
-        callbacks = [*callbacks, RichModelSummary(max_depth=1)]
-    if arguments.pop("sync_batchnorm"):
-        callbacks = [*callbacks, SyncBatchNorm()]
-    if "logger" in arguments:
-        raise ConfigError("trainer.logger is not allowed: a run is logged to TensorBoard")
-    callbacks = [*callbacks, *_own_callbacks(arguments.pop("callbacks", []))]
+    return arguments
+
+
+def _shared_callbacks(arguments: dict[str, Any], run_dir: Path) -> list[pl.Callback]:
+    """Those of both stages, in the order in which Lightning calls them."""
     folder = run_dir / "checkpoints"
-    callbacks = [*callbacks, Continuation(), StopOnDivergence(), StopOnSignal(folder / "last.ckpt")]
-    callbacks = [*callbacks, BestCheckpoint(folder), LastCheckpoint(folder)]
-    callbacks = [*callbacks, Monitor(), LearningRateMonitor("epoch")]
-    logger = TensorBoardLogger(
-        run_dir, name="", version="", default_hp_metric=False, purge_step=resumed_step(config)
-    )
-    node = OmegaConf.create(arguments)
-    try:
-        trainer = instantiate(node, callbacks=callbacks, logger=logger)
-    except InstantiationException as error:
-        raise ConfigError(f"trainer: {first_line(error.__cause__ or error)}") from error
-    except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {first_line(error)}") from error
+    return [
+        *([RichProgressBar()] if arguments["enable_progress_bar"] else []),
+        *([RichModelSummary(max_depth=1)] if arguments["enable_model_summary"] else []),
+        *([SyncBatchNorm()] if arguments["sync_batchnorm"] else []),
+        *_own_callbacks(arguments.get("callbacks", [])),
+        Continuation(),
+        StopOnDivergence(),
+        StopOnSignal(folder / "last.ckpt"),
+        BestCheckpoint(folder),
+        LastCheckpoint(folder),
+        Monitor(),
+        LearningRateMonitor("epoch"),
+    ]
+
+
+def _check_batch_size(config: DictConfig, trainer: pl.Trainer) -> None:
     smallest = 2 * trainer.world_size  # BatchNorm cannot train on one image
     if config.data.batch_size < smallest:
         raise ConfigError(
             f"data.batch_size={config.data.batch_size} is not allowed with {trainer.world_size} "
             f"processes; allowed: an integer from {smallest}"
         )
-    trainer.strategy.checkpoint_io = WholeCheckpoints()
-    return trainer
 
 
 def _own_callbacks(nodes: Any) -> list[pl.Callback]:
