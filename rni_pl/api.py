@@ -19,7 +19,7 @@ from rni_pl.norm import norm_kind
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.surgery import structure_of
 from rni_pl.spec import ModelSpec, check_output
-from rni_pl.stages import dispatch, inheriting, runs
+from rni_pl.stages import dispatch, inheriting, launch, runs
 from rni_pl.stages.finetuning import GIVEN
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.runs import plain_data_values
@@ -46,8 +46,8 @@ def train(
         dataset: a name of the `data` group of configurations (``"cifar10"``, ``"digits"``, ...).
         arch: a name of the `arch` group (``"resnet56"``, ``"vgg16"``, ...).
         method: a name of the `method` group (``"rni"``, ``"l1"``, ``"ucs"``, ``"polarization"``).
-        reg_weight: weight of the penalty; None: the paper's for this method and network, or, for
-            networks that are not in it, for ResNet-56.
+        reg_weight: weight of the penalty; None: the paper's for VGG-16 and ResNet-56, and the
+            latter's for all other networks.
         b: shift of RNI's gradient bump (the paper's b); None: the paper's.
         epochs: number of epochs.
         lr: initial learning rate.
@@ -108,7 +108,9 @@ def prune_finetune(
         cfg = inheriting.with_split_of(cfg, known)
     method, scope = _method_and_scope(model, method)
     cfg.prune.scope = cfg.prune.scope or scope
-    with between_jobs(), _directory(run_dir) as directory:  # the data are loaded once
+    # The data are loaded once; where other processes run the stage, they load their own.
+    once = between_jobs() if launch.processes(cfg.trainer) <= 1 else contextlib.nullcontext()
+    with once, _directory(run_dir) as directory:
         classifier = _wrap(model, method, cfg)
         if run_dir is not None and not classifier.spec.arch:
             rank_zero_warn(
@@ -124,7 +126,8 @@ def _configure(command: str, settings: list[str]) -> DictConfig:
     for item in settings:
         if item.lstrip("+").startswith(("existing=continue", "resume=")):
             raise ConfigError(
-                f"{item} is for the commands, which go on with runs: python {command}.py {item}"
+                f"{item} is for the commands: a run of {command}.py goes on with "
+                f"python {command}.py {item}"
             )
     return cfg
 

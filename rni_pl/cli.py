@@ -27,8 +27,6 @@ from rni_pl.stages.interruption import behind, handled_by, stop
 # What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
 EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
 
-TRACES = "HYDRA_FULL_ERROR" in os.environ
-
 
 def train() -> None:
     """Train a network with a sparsity regulariser."""
@@ -82,12 +80,15 @@ class _Command:
         status: what the command exits with, as far as it is known.
         begun: whether a job has begun, so that there was a configuration.
         told: errors of a sweep's jobs in this process, which were printed.
+        traces: whether faults show where they are, as the user asked for it: `run` sets the
+            variable for Hydra, and launchers hand that on to the processes of their jobs.
     """
 
     name: str
     status: int = 0
     begun: bool = False
     told: list[Exception] = field(default_factory=list)
+    traces: bool = field(default_factory=lambda: "HYDRA_FULL_ERROR" in os.environ)
 
     def run(self) -> int:
         """Do what the command line says; the status to exit with."""
@@ -132,7 +133,7 @@ class _Command:
     def _note(self, error: Exception) -> None:
         """Print an error in one line, and have the command exit with its status."""
         expected = isinstance(error, EXPECTED)
-        if TRACES and not expected:
+        if self.traces and not expected:
             raise error
         _say(error)
         self.status = max(self.status, 2 if expected else 1)

@@ -58,8 +58,9 @@ def whole(path: Path) -> Iterator[Path]:
         raise StorageError(f"{path} cannot be written: {error.strerror or error}{kept}") from error
 
 
-# Full, over quota, too large, not writable, broken: what a file system says when it cannot write.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+# What a file system says when it cannot write: full, over quota, too large, not allowed, gone.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSALS |= {errno.EIO, errno.ESTALE}
 
 
 @contextmanager

@@ -85,9 +85,10 @@ def after_norm(norm: nn.BatchNorm2d) -> dict[str, nn.Module] | None:
     """
     if type(norm).forward in (nn.BatchNorm2d.forward, SigmoidBatchNorm2d.forward):
         return {}
-    if type(norm).forward is not SigmoidBatchNormAct2d.forward and not _is_timms(norm):
-        return None
-    return dict(norm.named_children())
+    ours = type(norm).forward is SigmoidBatchNormAct2d.forward
+    children = dict(norm.named_children())
+    known = (ours or _is_timms(norm)) and children.keys() == {"drop", "act"}
+    return children if known else None
 
 
 def _is_timms(norm: nn.BatchNorm2d) -> bool:

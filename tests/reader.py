@@ -118,7 +118,8 @@ class Reader:
             elif shown.text not in IN_CI and not elsewhere(shown.text):
                 self.status = self.run(*program(shown.text)) or 0
         captured = self.capture.readouterr()
-        self.output = "\n".join([captured.out, captured.err, *(str(w.message) for w in warned)])
+        said = [f"warning: {w.message}" for w in warned]  # as the commands print them
+        self.output = "\n".join([captured.out, captured.err, *said])
 
     def compare(self, text: str) -> None:
         """Every line that a page shows was printed, but for its figures; an error was one."""

@@ -96,3 +96,56 @@ def test_a_network_given_in_python_is_not_validated_on_what_it_was_trained_on(
     own = make_data(compose_config("train", ["data=digits", "seed=0"]))
     assert all(torch.equal(data.val.images, own.val.images) for data in made)
     assert made
+
+
+MY_DATA = """
+import torch
+from rni_pl.data import BatchLoader, ClassificationData, Split
+
+class Mine(ClassificationData):
+    def __init__(self, name, batch_size, eval_batch_size, seed, split_seed):
+        super().__init__(batch_size, eval_batch_size, seed, split_seed)
+
+    def setup(self, stage=None):
+        labels = torch.arange(64) % 2
+        images = (labels * 255).to(torch.uint8).view(-1, 1, 1, 1).expand(64, 3, 32, 32)
+        self.train = self.val = self.test = Split(images.contiguous(), labels)
+        self.classes, self.mean, self.std = ("black", "white"), [0.5] * 3, [0.5] * 3
+
+    image_shape = (3, 32, 32)
+
+    def loader(self, images, batch_size, train=False):
+        share = self.share()
+        return BatchLoader(
+            images, batch_size, self.mean, self.std, None, self.seed, torch.device("cpu"), *share
+        )
+
+    def calibration_batches(self, count):
+        return (images for images, _ in list(self.loader(self.train, 8))[:count])
+"""
+MY_CONF = """
+_target_: my_data.Mine
+name: mine
+choice: mine
+batch_size: 8
+eval_batch_size: 32
+seed: ${seed}
+split_seed: ${seed}
+"""
+
+
+def test_a_data_module_of_ones_own(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_data.py").write_text(MY_DATA)
+    (tmp_path / "my_conf" / "data").mkdir(parents=True)
+    (tmp_path / "my_conf" / "data" / "mine.yaml").write_text(MY_CONF)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = ("--config-dir", "my_conf", "trainer.max_epochs=1")
+    trained = command("train", *mine, "arch=resnet20", "data=mine", "hydra.run.dir=dense")
+    assert trained.status == 0, trained.err
+    pruned = command("prune", *mine, "checkpoint=dense", "prune.absorb=true", "hydra.run.dir=small")
+    assert pruned.status == 0, pruned.err
+    assert rni_pl.load_model("small").model_spec.classes == ["black", "white"]
+    other = command("train", "data=digits", "data._target_=torch.nn.Identity", "arch=resnet20")
+    assert "data._target_=torch.nn.Identity makes no ClassificationData" in other.err

@@ -19,10 +19,14 @@ def imported_by(path: str) -> Iterator[str]:
     place = ROOT / "rni_pl" / path
     for file in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module == "rni_pl":
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("rni_pl."):
-                yield node.module.split(".")[1]
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.level, f"{file}: a relative import"
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            yield from (name.split(".")[1] for name in names if name.startswith("rni_pl."))
 
 
 def test_imports_run_one_way() -> None:

@@ -1,6 +1,7 @@
 """Sweeps: what runs their jobs, repeating them, and searching."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,38 @@ def test_launchers_give_what_the_serial_sweep_gives(
     theirs = {"multirun.yaml", ".submitit"}
     assert {path.name for path in sweep.iterdir()} - theirs <= set("0123")
     assert {path.name for path in tmp_path.iterdir()} == {"sweep"}
+
+
+MY_FAULTS = """
+from pytorch_lightning import Callback
+
+class Fails(Callback):
+    def __init__(self, number):
+        self.number = number
+
+    def on_fit_start(self, trainer, pl_module):
+        class Local(Exception):  # no other process can read it
+            pass
+
+        if self.number:
+            raise Local("torn")
+"""
+
+
+@pytest.mark.slow
+def test_a_fault_in_a_process_of_its_own_is_one_line_and_stops_no_other(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    (tmp_path / "my_faults.py").write_text(MY_FAULTS)
+    faulty = "+trainer.callbacks=[{_target_: my_faults.Fails, number: '${seed}'}]"
+    done = run_python(
+        str(ROOT / "train.py"), "-m", *DIGITS, "seed=1,0", faulty, "launch=joblib",
+        "hydra.launcher.n_jobs=1", "hydra.sweep.dir=sweep",
+        cwd=tmp_path, OMP_NUM_THREADS="1", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}",
+    )  # fmt: skip
+    assert done.status == 1
+    assert "error: unexpected Local: torn" in done.err
+    assert "Traceback" not in done.err
+    assert (tmp_path / "sweep" / "1" / "summary.json").is_file()
 
 
 def test_search_maximises_validation_accuracy(command: Callable) -> None:

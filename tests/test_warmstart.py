@@ -131,6 +131,53 @@ def test_weights_that_the_builder_brings_are_carried_over(
         assert difference(started(x), trained(x)) < 1e-4
 
 
+MY_ODD = """
+from torch import nn
+from rni_pl.models import resnet20
+
+class Doubled(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+def doubled(weights, num_classes):
+    model = resnet20(num_classes=num_classes)
+    model.bn1 = Doubled(16)
+    return model
+
+def sigmoid(weights, num_classes):
+    return resnet20(num_classes=num_classes, norm="sigbn")
+"""
+
+
+@pytest.mark.parametrize(
+    ("builder", "method", "words"),
+    [
+        ("doubled", "rni", "arch=doubled: Doubled does more than BatchNorm2d"),
+        ("sigmoid", "l1", "method=l1 is for BatchNorm2d, arch=sigmoid brings SigmoidBatchNorm2d"),
+    ],
+)
+def test_weights_of_a_builder_that_does_not_fit_the_method(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str, method: str,
+    words: str,
+) -> None:  # fmt: skip
+    (tmp_path / "my_odd.py").write_text(MY_ODD)
+    monkeypatch.syspath_prepend(tmp_path)
+    finished = command(
+        "train", "data=digits", "arch=custom", f"arch._target_=my_odd.{builder}",
+        "+arch.weights=any", f"method={method}", *SHORT, "trainer.max_epochs=0",
+    )  # fmt: skip
+    assert (finished.status, words in finished.err) == (2, True), finished.err
+
+
+def test_norm_layers_without_statistics_are_carried_over() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False))
+    nn.init.uniform_(model[1].weight, 0.1, 0.9)
+    x = torch.randn(2, 3, 8, 8)
+    start, _ = to_sigbn(model.eval(), x[:1])
+    with torch.no_grad():
+        assert difference(start(x), model(x)) < 1e-4
+
+
 class TwoNorms(nn.Module):
     """The second norm layer reads what the first has scaled, or the rows of its images."""
 

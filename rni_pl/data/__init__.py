@@ -4,7 +4,7 @@ from rni_pl.data.augment import Augment
 from rni_pl.data.base import ClassificationData
 from rni_pl.data.folder import FolderData
 from rni_pl.data.images import Images, Split
-from rni_pl.data.loader import BatchLoader
+from rni_pl.data.loader import BatchLoader, EpochLoader
 from rni_pl.data.module import ImageData
 from rni_pl.data.sources.cifar import cifar10, cifar100
 from rni_pl.data.sources.digits import digits
@@ -14,6 +14,7 @@ __all__ = [
     "Augment",
     "BatchLoader",
     "ClassificationData",
+    "EpochLoader",
     "FolderData",
     "ImageData",
     "Images",

@@ -7,13 +7,15 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
+from rni_pl.data.loader import EpochLoader
+
 
 class ClassificationData(pl.LightningDataModule, ABC):
     """A Lightning data module over labelled images: training, validation and test set.
 
-    A subclass has, once `setup` was called: `classes`, names in the order of the labels; `mean` and
-    `std` of each channel, by which pixels in [0, 1] are normalised; `train`, `val` and `test`, of
-    which `val` is `test` where the test set picks the best epoch.
+    A subclass has, once `setup` was called (it may be called again): `classes`, names in the order
+    of the labels; `mean` and `std` of each channel, by which pixels in [0, 1] are normalised;
+    `train`, `val` and `test`, of which `val` is `test` where the test set picks the best epoch.
 
     Args:
         batch_size: images a step, over all devices.
@@ -51,8 +53,10 @@ class ClassificationData(pl.LightningDataModule, ABC):
         """Channels, height and width of an image."""
 
     @abstractmethod
-    def loader(self, images: Sized, batch_size: int, train: bool = False) -> Any:
-        """Batches of one of the sets for this process; shuffled and augmented if to `train`."""
+    def loader(self, images: Sized, batch_size: int, train: bool = False) -> EpochLoader:
+        """Batches of one of the sets, of each this process's `share`; shuffled and augmented if to
+        `train`. An `EpochLoader` goes on in the middle of an epoch, with any number of processes.
+        """
 
     @abstractmethod
     def calibration_batches(self, count: int) -> Iterator[Tensor]:

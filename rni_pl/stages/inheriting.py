@@ -70,11 +70,12 @@ def take_data(classifier: Classifier, cfg: DictConfig, data: ClassificationData)
         ConfigError: the classes are not the network's.
     """
     spec = classifier.spec
-    if data.num_classes != spec.num_classes or (spec.classes and spec.classes != data.classes):
+    classes = list(data.classes)
+    if len(classes) != spec.num_classes or (spec.classes and spec.classes != classes):
         raise ConfigError(
             f"the checkpoint was trained for {spec.num_classes} classes "
-            f"({', '.join(spec.classes[:3])}, ...), the data has {data.num_classes} "
-            f"({', '.join(data.classes[:3])}, ...)"
+            f"({', '.join(spec.classes[:3])}, ...), the data has {len(classes)} "
+            f"({', '.join(classes[:3])}, ...)"
         )
     shape = list(data.image_shape)
     classifier.update_spec(

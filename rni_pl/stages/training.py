@@ -13,7 +13,7 @@ from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
-from rni_pl.errors import ConfigError
+from rni_pl.errors import ConfigError, RniError, first_line
 from rni_pl.norm import norm_kind, scaled_norms
 from rni_pl.penalties import Regulariser
 from rni_pl.spec import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
@@ -56,9 +56,14 @@ def _starting(spec: ModelSpec, init: str | None) -> nn.Module:
     model = build(replace(spec, norm="bn"))
     if init is not None:
         model = _loaded(model, spec, init)
-    if spec.norm == norm_kind(model):
+    if spec.norm in ("bn", norm_kind(model)):
         return model
-    model, carried = to_sigbn(model, torch.zeros(1, *spec.image_shape))
+    try:
+        model, carried = to_sigbn(model, torch.zeros(1, *spec.image_shape))
+    except RniError:
+        raise
+    except ValueError as error:  # norm layers that do more
+        raise ConfigError(f"arch={spec.arch_name}: {first_line(error)}") from error
     source = ", ".join(fetched) if init is None else f"init={init}"
     rank_zero_warn(f"{source}: {carried.describe()}")
     return model.train()

@@ -206,5 +206,7 @@ def _carry(norm: Any, sigmoid: Any) -> None:
     assert isinstance(sigmoid, SigmoidBatchNorm2d)
     scale = norm.weight.clamp(BOTTOM, TOP)
     sigmoid.weight.copy_(torch.logit(scale))
+    if norm.running_var is None:  # the batch's own mean then takes every bias out, as in training
+        return
     std = torch.sqrt(norm.running_var + norm.eps)
     sigmoid.running_mean.copy_(norm.running_mean - norm.bias * std / scale)  # type: ignore[union-attr]
