@@ -100,11 +100,12 @@ class _Command:
             try:
                 self._print_help_or_run()
             except Exception as error:
-                if not self.begun and not isinstance(error, EXPECTED):
-                    # Hydra checks types with less care than we do.
-                    self._note(ConfigError(f"this makes no configuration: {first_line(error)}"))
-                elif error not in self.told:
+                if error in self.told:
+                    pass
+                elif self.begun or isinstance(error, EXPECTED) or _is_of_a_job(error):
                     self._note(error)
+                else:  # Hydra checks types with less care than we do
+                    self._note(ConfigError(f"this makes no configuration: {first_line(error)}"))
         return self.status
 
     def _print_help_or_run(self) -> None:
@@ -194,8 +195,14 @@ def _portable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error._of_a_job = True  # type: ignore[attr-defined]  # pickled with it
     return error
+
+
+def _is_of_a_job(error: Exception) -> bool:
+    """Whether a job that ran in another process failed with this error."""
+    return getattr(error, "_of_a_job", False)
 
 
 def _say(error: Exception) -> None:

@@ -75,10 +75,12 @@ def command(
 
 def run_python(*arguments: str, cwd: Path = ROOT, **environment: str) -> Finished:
     """Run the interpreter in a process of its own, with the package importable."""
+    # Commands that ran in this process have set it.
+    inherited = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
         timeout=240,

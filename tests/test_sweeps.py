@@ -184,12 +184,13 @@ def test_a_fault_in_a_process_of_its_own_is_one_line_and_stops_no_other(tmp_path
     faulty = "+trainer.callbacks=[{_target_: my_faults.Fails, number: '${seed}'}]"
     done = run_python(
         str(ROOT / "train.py"), "-m", *DIGITS, "seed=1,0", faulty, "launch=joblib",
-        "hydra.launcher.n_jobs=1", "hydra.sweep.dir=sweep",
+        "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep",
         cwd=tmp_path, OMP_NUM_THREADS="1", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}",
     )  # fmt: skip
     assert done.status == 1
     assert "error: unexpected Local: torn" in done.err
     assert "Traceback" not in done.err
+    assert "this makes no configuration" not in done.err
     assert (tmp_path / "sweep" / "1" / "summary.json").is_file()
 
 
