@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl import config
+from rni_pl import config as configuration
 from rni_pl.checkpoint import build_with_weights
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError, RniError
@@ -70,9 +70,9 @@ def train(
     settings = [f"arch={arch}", f"method={method}"]
     settings += [f"{key}={value}" for key, value in given.items() if value is not None]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
-    cfg = _configure("train", [*settings, *overrides])
+    config = _configure("train", [*settings, *overrides])
     with _directory(run_dir) as directory:
-        return _result(dispatch.run("train", cfg, Path(directory), watch_test=True))
+        return _result(dispatch.run("train", config, Path(directory), watch_test=True))
 
 
 def prune_finetune(
@@ -103,33 +103,33 @@ def prune_finetune(
         raise TypeError(f"model must be a network, not {model!r:.80}; load_model(path) reads one")
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
-    cfg = _configure("prune", [*settings, *overrides])
+    config = _configure("prune", [*settings, *overrides])
     if known := getattr(model, "model_spec", None):
-        cfg = inheriting.with_split_of(cfg, known)
+        config = inheriting.with_split_of(config, known)
     method, scope = _method_and_scope(model, method)
-    cfg.prune.scope = cfg.prune.scope or scope
+    config.prune.scope = config.prune.scope or scope
     # The data are loaded once; where other processes run the stage, they load their own.
-    once = between_jobs() if launch.processes(cfg.trainer) <= 1 else contextlib.nullcontext()
+    once = between_jobs() if launch.processes(config.trainer) <= 1 else contextlib.nullcontext()
     with once, _directory(run_dir) as directory:
-        classifier = _wrap(model, method, cfg)
+        classifier = _wrap(model, method, config)
         if run_dir is not None and not classifier.spec.arch:
             rank_zero_warn(
                 "checkpoints of this run do not say how to build the network: load them with "
                 "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
             )
         options = {"watch_test": True, "classifier": classifier}
-        return _result(dispatch.run("prune", cfg, Path(directory), **options))
+        return _result(dispatch.run("prune", config, Path(directory), **options))
 
 
 def _configure(command: str, settings: list[str]) -> DictConfig:
-    cfg = config.compose_config(command, settings)
+    config = configuration.compose_config(command, settings)
     for item in settings:
         if item.lstrip("+").startswith(("existing=continue", "resume=")):
             raise ConfigError(
                 f"{item} is for the commands: a run of {command}.py goes on with "
                 f"python {command}.py {item}"
             )
-    return cfg
+    return config
 
 
 def _method_and_scope(model: nn.Module, method: str | None) -> tuple[str, str]:
@@ -138,16 +138,16 @@ def _method_and_scope(model: nn.Module, method: str | None) -> tuple[str, str]:
     if method is None and known and known.method != "none":
         return known.method, known.scope
     method = method or "rni"
-    regulariser = runs.make(config.compose_group("method", method), "method", Regulariser)
+    regulariser = runs.make(configuration.compose_group("method", method), "method", Regulariser)
     return method, regulariser.scope
 
 
-def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
+def _wrap(model: nn.Module, method: str, config: Any) -> Classifier:
     """A copy of the network under training, with what is known of how to build it."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("the network has no parameter that is trained")
     known = getattr(model, "model_spec", None)
-    data = runs.make_data(cfg)
+    data = runs.make_data(config)
     spec = ModelSpec(
         arch=known.arch if known else {},
         num_classes=data.num_classes,
@@ -155,8 +155,8 @@ def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
         structure=structure_of(model),
         image_shape=list(data.image_shape),
         method=method,
-        scope=cfg.prune.scope,
-        data=plain_data_values(cfg),
+        scope=config.prune.scope,
+        data=plain_data_values(config),
         classes=list(data.classes),
         mean=list(data.mean),
         std=list(data.std),
@@ -166,7 +166,7 @@ def _wrap(model: nn.Module, method: str, cfg: Any) -> Classifier:
         rank_zero_warn("the network was changed since it was built: its description is left out")
         spec.arch = {}
     module = copy.deepcopy(model).cpu().float().train()
-    return Classifier(spec.to_dict(), config.plain(cfg.optimizer), module=module)
+    return Classifier(spec.to_dict(), configuration.plain(config.optimizer), module=module)
 
 
 def _builds(spec: ModelSpec, model: nn.Module) -> bool:

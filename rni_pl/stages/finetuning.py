@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl import checkpoint, config
+from rni_pl import checkpoint
+from rni_pl import config as configuration
 from rni_pl.callbacks import History, OneShotPruning
 from rni_pl.classifier import Classifier
 from rni_pl.data import ClassificationData
@@ -27,50 +28,55 @@ from rni_pl.stages.summary import Figures, latency, of_finetuning, of_pruning, p
 
 # The summary of a pruning run as far as it is known before fine-tuning.
 BEFORE = "before_finetuning.json"
-# What `cfg.checkpoint` says of a network that was given in Python.
+# What `config.checkpoint` says of a network that was given in Python.
 GIVEN = "given"
 
 
 def prune_and_finetune(
-    cfg: DictConfig, run_dir: Path, watch_test: bool = False, classifier: Classifier | None = None
+    config: DictConfig,
+    run_dir: Path,
+    watch_test: bool = False,
+    classifier: Classifier | None = None,
 ) -> Outcome:
     """Measure, prune, measure, fine-tune, measure.
 
-    The network comes from `cfg.checkpoint`, or is the one given; that of a run which is resumed
+    The network comes from `config.checkpoint`, or is the one given; that of a run which is resumed
     is pruned already. `watch_test` logs the test accuracy of every epoch, for watching only.
     """
-    last = last_checkpoint(cfg)
+    last = last_checkpoint(config)
     if classifier is None:
-        recipe = config.plain(cfg.optimizer)
-        source = last or cfg.checkpoint
-        classifier = Classifier.load_from_checkpoint(source, allow=list(cfg.allow), recipe=recipe)
-        cfg = inheriting.with_data_of(cfg, classifier.spec)
-    data = runs.make_data(cfg, watch_test)
-    inheriting.take_data(classifier, cfg, data)
-    runs.check_norms(cfg, classifier.model)
-    pl.seed_everything(cfg.seed, verbose=False)
+        recipe = configuration.plain(config.optimizer)
+        source = last or config.checkpoint
+        classifier = Classifier.load_from_checkpoint(
+            source, allow=list(config.allow), recipe=recipe
+        )
+        config = inheriting.with_data_of(config, classifier.spec)
+    data = runs.make_data(config, watch_test)
+    inheriting.take_data(classifier, config, data)
+    runs.check_norms(config, classifier.model)
+    pl.seed_everything(config.seed, verbose=False)
     history = History()
-    trainer = runs.make_trainer(cfg, run_dir, [history])
-    if cfg.distill.weight:
-        classifier.objective = Distillation(_teacher(cfg, classifier, last), **cfg.distill)
+    trainer = runs.make_trainer(config, run_dir, [history])
+    if config.distill.weight:
+        classifier.objective = Distillation(_teacher(config, classifier, last), **config.distill)
     pruning = None
     if last is None:
-        pruning = _pruning(cfg, classifier)
-        if cfg.checkpoint != GIVEN:
-            cfg = OmegaConf.merge(cfg, {"checkpoint": os.path.abspath(cfg.checkpoint)})  # type: ignore[assignment]
-            _check_place(cfg.checkpoint, run_dir)
-    with rundir.begun(trainer, cfg, run_dir, anew=last is None):
+        pruning = _pruning(config, classifier)
+        if config.checkpoint != GIVEN:
+            config = OmegaConf.merge(config, {"checkpoint": os.path.abspath(config.checkpoint)})  # type: ignore[assignment]
+            _check_place(config.checkpoint, run_dir)
+    with rundir.begun(trainer, config, run_dir, anew=last is None):
         if pruning is None:
             summary = read_json(run_dir / BEFORE)
         else:
-            summary = _prune(cfg, pruning, trainer, classifier, data)
+            summary = _prune(config, pruning, trainer, classifier, data)
             if trainer.is_global_zero:
                 write_json(summary, run_dir / BEFORE)
-        runs.fit(trainer, classifier, data, run_dir, last, cfg.compile)
+        runs.fit(trainer, classifier, data, run_dir, last, config.compile)
     record, test_acc = history.record, runs.test(trainer, classifier, data)
-    summary.update(of_finetuning(test_acc, record, trainer), seed=cfg.seed)
+    summary.update(of_finetuning(test_acc, record, trainer), seed=config.seed)
     if trainer.is_global_zero:
-        rundir.finish(trainer, cfg, summary, run_dir)
+        rundir.finish(trainer, config, summary, run_dir)
         print_table(summary)
     return Outcome(runs.finished(classifier), record, summary)
 
@@ -85,16 +91,16 @@ def _check_place(given: str, run_dir: Path) -> None:
         )
 
 
-def _teacher(cfg: DictConfig, classifier: Classifier, last: Path | None) -> nn.Module:
+def _teacher(config: DictConfig, classifier: Classifier, last: Path | None) -> nn.Module:
     """The unpruned network: the one at hand, or, where a run goes on, that of its checkpoint."""
     if last is None:
         return copy.deepcopy(classifier.model)
-    return checkpoint.load_model(cfg.checkpoint, allow=list(cfg.allow))
+    return checkpoint.load_model(config.checkpoint, allow=list(config.allow))
 
 
-def _pruning(cfg: DictConfig, classifier: Classifier) -> OneShotPruning:
+def _pruning(config: DictConfig, classifier: Classifier) -> OneShotPruning:
     """The callback that will prune; what it could not prune is refused now."""
-    options = config.plain(cfg.prune)
+    options = configuration.plain(config.prune)
     del options["latency"]  # a measurement
     options["scope"] = options["scope"] or classifier.spec.scope
     pruning = OneShotPruning(**options)
@@ -104,7 +110,7 @@ def _pruning(cfg: DictConfig, classifier: Classifier) -> OneShotPruning:
 
 
 def _prune(
-    cfg: DictConfig,
+    config: DictConfig,
     pruning: OneShotPruning,
     trainer: pl.Trainer,
     classifier: Classifier,
@@ -112,29 +118,29 @@ def _prune(
 ) -> dict[str, Any]:
     """Prune the classifier's network, and measure it before and after."""
     unpruned = classifier.model
-    dense = Figures.of(classifier, _dense_accuracy(cfg, trainer, classifier, data))
+    dense = Figures.of(classifier, _dense_accuracy(config, trainer, classifier, data))
     trainer.callbacks.insert(0, pruning)  # type: ignore[attr-defined]
     pruned = Figures.of(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
     summary = of_pruning(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary)
-    if cfg.prune.latency and trainer.is_global_zero:
+    if config.prune.latency and trainer.is_global_zero:
         summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
     return summary
 
 
 def _dense_accuracy(
-    cfg: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ClassificationData
+    config: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ClassificationData
 ) -> float:
     """Test accuracy before pruning; one measurement serves all jobs of a sweep."""
 
     def measure() -> float:
         return runs.test(trainer, classifier, data)
 
-    if cfg.checkpoint == GIVEN:  # a network from Python has no file to know it by
+    if config.checkpoint == GIVEN:  # a network from Python has no file to know it by
         return measure()
-    file = checkpoint.locate(cfg.checkpoint)
-    settings = (config.plain(cfg.data), config.plain(cfg.trainer))
+    file = checkpoint.locate(config.checkpoint)
+    settings = (configuration.plain(config.data), configuration.plain(config.trainer))
     key = (str(file.resolve()), file.stat().st_mtime_ns, *settings)
     return shared("dense accuracy", key, measure)
 

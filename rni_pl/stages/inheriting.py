@@ -3,7 +3,7 @@
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
 
-from rni_pl import config
+from rni_pl import config as configuration
 from rni_pl.classifier import Classifier
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, UnknownChoiceError
@@ -11,17 +11,17 @@ from rni_pl.spec import ModelSpec, check_output
 from rni_pl.stages import runs
 
 
-def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
-    """`cfg` with the data that the network was trained on, where none was chosen.
+def with_data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
+    """`config` with the data that the network was trained on, where none was chosen.
 
     The checkpoint gives a name and plain values; what code they configure comes from `conf/`.
     """
-    if cfg.data.get("_target_") is not None:
-        return with_split_of(cfg, spec)
+    if config.data.get("_target_") is not None:
+        return with_split_of(config, spec)
     if not isinstance(spec.data.get("choice"), str):
         raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
     try:
-        group = config.compose_group("data", spec.data["choice"])
+        group = configuration.compose_group("data", spec.data["choice"])
     except UnknownChoiceError as error:
         raise ConfigError(
             f"the network was trained on data={spec.data['choice']}, which is not known here: give "
@@ -30,40 +30,40 @@ def with_data_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
     OmegaConf.set_struct(group, False)
     stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
     stored = {k: v for k, v in stored.items() if k not in runs.NOT_INHERITED}
-    if "protocol=validation" in cfg.overrides and not stored.get("val_fraction"):
+    if "protocol=validation" in config.overrides and not stored.get("val_fraction"):
         stored.pop("val_fraction", None)  # asked for: the share is the data's own
     for key, values in (("mean", spec.mean), ("std", spec.std)):
         if stored.get(key, values) is None and values:
             stored[key] = list(values)  # measured for the network; it is not measured anew
-    given = {key: value for key, value in cfg.data.items() if value is not None}
-    merged = OmegaConf.merge(cfg, {})
+    given = {key: value for key, value in config.data.items() if value is not None}
+    merged = OmegaConf.merge(config, {})
     OmegaConf.set_struct(merged, False)
     merged.data = OmegaConf.merge(group, stored, {k: v for k, v in given.items() if k in group})
-    config.check(merged)  # type: ignore[arg-type]
+    configuration.check(merged)  # type: ignore[arg-type]
     return merged  # type: ignore[return-value]
 
 
-def with_split_of(cfg: DictConfig, spec: ModelSpec) -> DictConfig:
-    """`cfg` with the validation split of the network's training, unless it has its own.
+def with_split_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
+    """`config` with the validation split of the network's training, unless it has its own.
 
     With another, images that the network was trained on would pick the best epoch.
     """
-    if spec.data.get("name") != cfg.data.name or "split_seed" not in cfg.data:
-        return cfg
-    before, now = spec.data.get("val_fraction"), cfg.data.get("val_fraction")
+    if spec.data.get("name") != config.data.name or "split_seed" not in config.data:
+        return config
+    before, now = spec.data.get("val_fraction"), config.data.get("val_fraction")
     if before is not None and now is not None and now > before:
         rank_zero_warn(
             f"data.val_fraction={now}: the network was trained with {before}, so that images it "
             "was trained on validate it"
         )
     seed = spec.data.get("split_seed")
-    named = any(item.lstrip("+").startswith("data.split_seed=") for item in cfg.overrides)
-    if named or seed is None or cfg.data.split_seed != cfg.seed:  # another was chosen
-        return cfg
-    return OmegaConf.merge(cfg, {"data": {"split_seed": seed}})  # type: ignore[return-value]
+    named = any(item.lstrip("+").startswith("data.split_seed=") for item in config.overrides)
+    if named or seed is None or config.data.split_seed != config.seed:  # another was chosen
+        return config
+    return OmegaConf.merge(config, {"data": {"split_seed": seed}})  # type: ignore[return-value]
 
 
-def take_data(classifier: Classifier, cfg: DictConfig, data: ClassificationData) -> None:
+def take_data(classifier: Classifier, config: DictConfig, data: ClassificationData) -> None:
     """Have the network's description say what data it is fine-tuned on.
 
     Raises:
@@ -79,7 +79,7 @@ def take_data(classifier: Classifier, cfg: DictConfig, data: ClassificationData)
         )
     shape = list(data.image_shape)
     classifier.update_spec(
-        data=runs.plain_data_values(cfg), mean=list(data.mean), std=list(data.std)
+        data=runs.plain_data_values(config), mean=list(data.mean), std=list(data.std)
     )
     if shape != list(spec.image_shape):
         classifier.update_spec(image_shape=shape)
