@@ -65,6 +65,10 @@ def _tool(name: str, home: str) -> None:
         sys.exit(130)
 
 
+# As it was before any command here has set it.
+TRACES = "HYDRA_FULL_ERROR" in os.environ
+
+
 def _main(name: str) -> None:
     status = _Command(name).run()
     if status:
@@ -88,7 +92,7 @@ class _Command:
     status: int = 0
     begun: bool = False
     told: list[Exception] = field(default_factory=list)
-    traces: bool = field(default_factory=lambda: "HYDRA_FULL_ERROR" in os.environ)
+    traces: bool = TRACES
 
     def run(self) -> int:
         """Do what the command line says; the status to exit with."""
