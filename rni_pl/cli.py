@@ -27,6 +27,9 @@ from rni_pl.stages.interruption import behind, handled_by, stop
 # What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
 EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
 
+# Whether the user asked for it, before a command here sets it.
+TRACES = "HYDRA_FULL_ERROR" in os.environ
+
 
 def train() -> None:
     """Train a network with a sparsity regulariser."""
@@ -63,10 +66,6 @@ def _tool(name: str, home: str) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-
-
-# As it was before any command here has set it.
-TRACES = "HYDRA_FULL_ERROR" in os.environ
 
 
 def _main(name: str) -> None:
@@ -119,10 +118,10 @@ class _Command:
         decorate = hydra.main(
             version_base="1.3", config_path=configuration.config_dir(), config_name=self.name
         )
-        decorate(self._job)()
+        decorate(self._task)()
 
-    def _job(self, config: DictConfig) -> float | None:
-        """What Hydra, or one of its launchers, calls."""
+    def _task(self, config: DictConfig) -> float | None:
+        """One job, as Hydra or one of its launchers calls it."""
         self.begun = True
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
