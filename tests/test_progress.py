@@ -94,7 +94,8 @@ report(["runs"])
 """
 BARS = [
     "listing FOLDER/train", "decoding images", "Epoch 0/0", "Testing", "pruning", "recalibrating",
-    "timing", "writing model.pt2", "resnet20: eager, batch 1", "reading checkpoint 1 of 1",
+    "timing", "writing model.pt2", "resnet20: eager, batch 1",
+    "reading the checkpoints of row 1 of 1",
 ]  # fmt: skip
 
 
