@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, first_line
+from rni_pl.files import BEST
 from rni_pl.spec import ModelSpec, build, check_trusted, shaped
 
 
@@ -48,9 +49,9 @@ def locate(path: str | Path) -> Path:
     """The checkpoint file meant by `path`: itself, or the best epoch of a run directory."""
     path = Path(path)
     if path.is_dir():
-        found = path / "checkpoints" / "best.ckpt"
+        found = path / BEST
         if not found.is_file():
-            raise CheckpointError(f"checkpoint={path} holds no checkpoints/best.ckpt")
+            raise CheckpointError(f"checkpoint={path} holds no {BEST}")
         return found
     if not path.is_file():
         raise CheckpointError(f"checkpoint={path} does not exist")

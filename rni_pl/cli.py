@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rni_pl import config as configuration
 from rni_pl import helping
 from rni_pl.errors import ConfigError, Interrupted, RniError, StorageError, first_line
+from rni_pl.files import CONFIG
 from rni_pl.stages import sharing
 from rni_pl.stages.interruption import behind, handled_by, stop
 
@@ -170,7 +171,7 @@ def _log_into(run_dir: Path) -> None:
 
 def _way_on(config: DictConfig, run_dir: Path) -> str:
     place = run_dir if config.resume is None else Path(config.resume)
-    begun = (place / "config.yaml").is_file()
+    begun = (place / CONFIG).is_file()
     return f"go on with resume={place}" if begun else "nothing was saved yet"
 
 

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and reading the small ones of a run directory."""
+"""The files of a run by name, written whole or not at all, and the small ones read."""
 
 import errno
 import json
@@ -9,6 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rni_pl.errors import ConfigError, StorageError
+
+# What a run keeps where in its directory.
+CONFIG = "config.yaml"  # resolved, with the overrides that it was composed from
+SUMMARY = "summary.json"  # its figures, once it is done
+BEFORE = "before_finetuning.json"  # those of a pruned network that goes on being fine-tuned
+FAILURE = "failure.json"  # why it is not done
+CHECKPOINTS = "checkpoints"
+BEST = f"{CHECKPOINTS}/best.ckpt"  # of the epoch with the best validation accuracy
+LAST = f"{CHECKPOINTS}/last.ckpt"  # what it goes on from
 
 
 def write_json(figures: dict[str, Any], file: Path) -> None:

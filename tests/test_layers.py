@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from conftest import ROOT, run_python
 
-CORE = "rni_pl.norm, rni_pl.sync, rni_pl.penalties, rni_pl.pruning, rni_pl.models"
+CORE = "rni_pl.norm, rni_pl.carryover, rni_pl.sync, rni_pl.penalties, rni_pl.pruning, rni_pl.models"
 HEAVY = ("pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "torchmetrics")
 
 
@@ -30,8 +30,8 @@ def imported_by(path: str) -> Iterator[str]:
 
 
 def test_imports_run_one_way() -> None:
-    core = {"norm", "sync", "penalties", "pruning", "errors"}
-    for path in ("norm.py", "sync.py", "penalties.py", "pruning"):
+    core = {"norm", "carryover", "sync", "penalties", "pruning", "errors"}
+    for path in ("norm.py", "carryover.py", "sync.py", "penalties.py", "pruning"):
         assert set(imported_by(path)) <= core, path
     assert set(imported_by("models")) <= {"models", "norm"}
     assert set(imported_by("data")) <= {"data", "errors", "progress"}

@@ -13,9 +13,10 @@ from torch import nn
 
 import rni_pl
 from rni_pl import models
+from rni_pl.carryover import to_sigbn
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import norm_kind
-from rni_pl.stages.warmstart import load_state, read_state, to_sigbn
+from rni_pl.stages.warmstart import load_state, read_state
 
 
 def saved(tmp_path: Path, state: dict, wrap: bool = False, prefix: str = "") -> Path:

@@ -12,6 +12,7 @@ import yaml
 
 from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError, ConfigError
+from rni_pl.files import CHECKPOINTS, CONFIG, FAILURE, LAST, SUMMARY
 from rni_pl.rules import Rule
 
 
@@ -156,15 +157,15 @@ def _run_directories(top: Path, problems: list[Problem]) -> Iterator[Path]:
     for folder, below, files in os.walk(top, onerror=unreadable):
         below[:] = sorted(name for name in below if not name.startswith("."))
         path = Path(folder)
-        has_checkpoints = "checkpoints" in below and any((path / "checkpoints").glob("*.ckpt"))
-        if has_checkpoints or "summary.json" in files or _is_config_of_ours(path, files):
+        has_checkpoints = CHECKPOINTS in below and any((path / CHECKPOINTS).glob("*.ckpt"))
+        if has_checkpoints or SUMMARY in files or _is_config_of_ours(path, files):
             yield path
         if has_checkpoints:
-            below.remove("checkpoints")
+            below.remove(CHECKPOINTS)
 
 
 def _is_config_of_ours(path: Path, files: list[str]) -> bool:
-    if "config.yaml" not in files:
+    if CONFIG not in files:
         return False
     try:
         return "command" in (_read_config(path) or {})
@@ -179,7 +180,7 @@ def read_run(path: Path, name: str) -> Run:
         Unusable: it is not done, or a file of it is damaged.
     """
     settings = _read_config(path)
-    summary = _read_summary(path / "summary.json")
+    summary = _read_summary(path / SUMMARY)
     if summary is None:
         raise Unusable(_why_unfinished(path, settings or {}))
     needed = OF_PRUNING if "ratio" in summary else OF_TRAINING
@@ -205,7 +206,7 @@ def _read_summary(file: Path) -> dict[str, Any] | None:
 
 def _read_config(path: Path) -> dict[str, Any] | None:
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load((path / CONFIG).read_text(encoding="utf-8"))
         if isinstance(config, dict):
             return flatten(config)
     except FileNotFoundError:
@@ -236,7 +237,7 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def _why_unfinished(path: Path, settings: Mapping[str, Any]) -> str:
     """What is known of a run without `summary.json`."""
     try:
-        failure = json.loads((path / "failure.json").read_text(encoding="utf-8"))
+        failure = json.loads((path / FAILURE).read_text(encoding="utf-8"))
         return f"failed: {failure['error']}"
     except FileNotFoundError:
         pass
@@ -247,7 +248,7 @@ def _why_unfinished(path: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _epochs_done(path: Path) -> str:
-    last = path / "checkpoints" / "last.ckpt"
+    last = path / LAST
     if not last.is_file():
         return "0"
     try:

@@ -10,7 +10,7 @@ import torch
 
 from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError, ConfigError
-from rni_pl.files import read_json
+from rni_pl.files import BEST, read_json
 from rni_pl.pruning.valley import Valley, find_valley
 from rni_pl.report.collect import Problem, Run
 from rni_pl.report.settings import Variant
@@ -92,7 +92,7 @@ def read_distributions(
 
 def _read(path: Path) -> np.ndarray | None:
     """From the checkpoint of the best epoch, or else from what was kept of it."""
-    if (path / "checkpoints" / "best.ckpt").is_file():
+    if (path / BEST).is_file():
         sizes = checkpoint.read_scale_sizes(path)
         return torch.cat(list(sizes.values())).double().numpy()
     if not (path / KEPT).is_file():

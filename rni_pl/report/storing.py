@@ -8,7 +8,7 @@ import yaml
 
 from rni_pl import checkpoint
 from rni_pl.errors import ConfigError
-from rni_pl.files import write_json, write_whole
+from rni_pl.files import BEST, CONFIG, SUMMARY, write_json, write_whole
 from rni_pl.report.collect import Found, Run
 from rni_pl.report.importances import KEPT
 
@@ -44,11 +44,11 @@ def _name(run: Run) -> Path:
 
 def _store(run: Run, place: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
-    write_json(run.summary, place / "summary.json")
+    write_json(run.summary, place / SUMMARY)
     if run.settings is not None:
-        config = yaml.safe_load((run.path / "config.yaml").read_text(encoding="utf-8"))
-        write_whole(place / "config.yaml", yaml.safe_dump(_portable(config), sort_keys=False))
-    if not run.is_pruned and (run.path / "checkpoints" / "best.ckpt").is_file():
+        config = yaml.safe_load((run.path / CONFIG).read_text(encoding="utf-8"))
+        write_whole(place / CONFIG, yaml.safe_dump(_portable(config), sort_keys=False))
+    if not run.is_pruned and (run.path / BEST).is_file():
         sizes = checkpoint.read_scale_sizes(run.path)
         kept = {
             name: [float(f"{value:.{DIGITS}g}") for value in values.tolist()]

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from rni_pl import config as configuration
 from rni_pl.errors import ConfigError
+from rni_pl.files import CONFIG, SUMMARY
 from rni_pl.stages.resume import has_checkpoint, read_run
 
 # Settings of one command, in which a run and its repetition may differ.
@@ -30,7 +31,7 @@ def find(command: str, config: DictConfig, run_dir: Path) -> Earlier | None:
     Raises:
         ConfigError: it holds one of another configuration, or what is there cannot be read.
     """
-    if not (run_dir / "config.yaml").is_file():
+    if not (run_dir / CONFIG).is_file():
         return None
     stored, overrides = read_run(command, config, run_dir)
     there = _values(configuration.compose_config(command, overrides, check_it=False))
@@ -50,11 +51,11 @@ def find(command: str, config: DictConfig, run_dir: Path) -> Earlier | None:
 
 def _summary(run_dir: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((run_dir / "summary.json").read_text())
+        return json.loads((run_dir / SUMMARY).read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise ConfigError(f"{run_dir}/summary.json is damaged; delete it to go on") from error
+        raise ConfigError(f"{run_dir / SUMMARY} is damaged; delete it to go on") from error
 
 
 def _values(config: DictConfig) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.data import ClassificationData
 from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
-from rni_pl.files import read_json, write_json
+from rni_pl.files import BEFORE, read_json, write_json
 from rni_pl.pruning import budget, prune
 from rni_pl.stages import inheriting, rundir, runs
 from rni_pl.stages.outcome import Outcome
@@ -26,8 +26,6 @@ from rni_pl.stages.resume import last_checkpoint
 from rni_pl.stages.sharing import shared
 from rni_pl.stages.summary import Figures, latency, of_finetuning, of_pruning, print_table
 
-# The summary of a pruning run as far as it is known before fine-tuning.
-BEFORE = "before_finetuning.json"
 # What `config.checkpoint` says of a network that was given in Python.
 GIVEN = "given"
 

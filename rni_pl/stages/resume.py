@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from rni_pl import checkpoint
 from rni_pl import config as configuration
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, UnknownChoiceError
-from rni_pl.files import write_whole
+from rni_pl.files import BEST, CONFIG, LAST, write_whole
 from rni_pl.spec import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
@@ -29,7 +29,7 @@ def last_checkpoint(config: DictConfig) -> Path | None:
     """The `last.ckpt` that a run goes on from; None: it starts from its beginning."""
     if config.resume is None:
         return None
-    last = Path(config.resume) / "checkpoints" / "last.ckpt"
+    last = Path(config.resume) / LAST
     return last if last.is_file() else None
 
 
@@ -78,7 +78,7 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
 
 def _check_epochs(run_dir: Path, now: DictConfig) -> None:
     """Refuse to stop before the epoch that a run has come to."""
-    last, wanted = run_dir / "checkpoints" / "last.ckpt", now.trainer.max_epochs
+    last, wanted = run_dir / LAST, now.trainer.max_epochs
     if not last.is_file() or wanted is None or wanted < 0:
         return
     begun = checkpoint.read_plain(last, "resume").get("epoch", -1) + 1
@@ -118,7 +118,7 @@ def read_run(command: str, config: DictConfig, run_dir: Path) -> tuple[dict, lis
 
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether there is one to go on from, sound or not."""
-    return any((run_dir / "checkpoints" / name).is_file() for name in ("last.ckpt", "best.ckpt"))
+    return any((run_dir / name).is_file() for name in (LAST, BEST))
 
 
 def restore_last(run: Path) -> None:
@@ -130,7 +130,7 @@ def restore_last(run: Path) -> None:
     Raises:
         CheckpointError: a checkpoint holds more than plain data, or all are damaged.
     """
-    last, best = (run / "checkpoints" / name for name in ("last.ckpt", "best.ckpt"))
+    last, best = run / LAST, run / BEST
     steps: dict[Path, int] = {}
     damage: list[DamagedError] = []
     for file in (last, best):
@@ -160,7 +160,7 @@ def _step(file: Path) -> int:
 
 def _read(run_dir: Path) -> dict:
     try:
-        stored = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
+        stored = yaml.safe_load((run_dir / CONFIG).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{run_dir} holds no sound config.yaml") from error
     if not isinstance(stored, dict):

@@ -12,17 +12,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from rni_pl import tensorboard
 from rni_pl.errors import CheckpointError, ConfigError, DataError, PruningError
-from rni_pl.files import write_json, write_whole
+from rni_pl.files import BEFORE, CHECKPOINTS, CONFIG, FAILURE, SUMMARY, write_json, write_whole
 
 # What a run writes.
 RUN_FILES = (
-    "config.yaml",
+    CONFIG,
     "hparams.yaml",
-    "summary.json",
-    "before_finetuning.json",
-    "failure.json",
+    SUMMARY,
+    BEFORE,
+    FAILURE,
     "events.out.*",
-    "checkpoints/*.ckpt",  # one that was being written when the run was killed included
+    f"{CHECKPOINTS}/*.ckpt",  # one that was being written when the run was killed included
 )
 
 # Where a run that is being replaced waits until the new one has taken its first steps.
@@ -49,7 +49,7 @@ def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path, anew: bool) ->
                     f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3
                 )
             run_dir.mkdir(parents=True, exist_ok=True)
-            write_whole(run_dir / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            write_whole(run_dir / CONFIG, OmegaConf.to_yaml(config, resolve=True))
         yield
     except BaseException as error:
         came_to_nothing = here and anew and not trainer.global_step
@@ -89,7 +89,7 @@ def clear(run_dir: Path) -> None:
     for file in files_of(run_dir):
         file.unlink()
     with suppress(OSError):  # not there, or it holds files of others
-        (run_dir / "checkpoints").rmdir()
+        (run_dir / CHECKPOINTS).rmdir()
 
 
 def files_of(run_dir: Path) -> list[Path]:
@@ -99,7 +99,7 @@ def files_of(run_dir: Path) -> list[Path]:
 
 def finish(trainer: pl.Trainer, config: DictConfig, summary: dict[str, Any], run_dir: Path) -> None:
     """Write the figures of a run that is done: `summary.json`, and its row in TensorBoard."""
-    write_json(summary, run_dir / "summary.json")
+    write_json(summary, run_dir / SUMMARY)
     tensorboard.add_hyperparameters(
         trainer.logger.experiment,  # type: ignore[union-attr]
         tensorboard.hyperparameters(config, summary),

@@ -36,7 +36,7 @@ from rni_pl.errors import (
     StorageError,
     first_line,
 )
-from rni_pl.files import storage_errors, write_json
+from rni_pl.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json
 from rni_pl.stages.resume import resumed_step
 from rni_pl.stages.sharing import shared
 
@@ -127,7 +127,7 @@ def _trainer_arguments(config: DictConfig) -> dict[str, Any]:
 
 def _shared_callbacks(arguments: dict[str, Any], run_dir: Path) -> list[pl.Callback]:
     """Those of both stages, in the order in which Lightning calls them."""
-    folder = run_dir / "checkpoints"
+    folder = run_dir / CHECKPOINTS
     return [
         *([RichProgressBar()] if arguments["enable_progress_bar"] else []),
         *([RichModelSummary(max_depth=1)] if arguments["enable_model_summary"] else []),
@@ -135,7 +135,7 @@ def _shared_callbacks(arguments: dict[str, Any], run_dir: Path) -> list[pl.Callb
         *_own_callbacks(arguments.get("callbacks", [])),
         Continuation(),
         StopOnDivergence(),
-        StopOnSignal(folder / "last.ckpt"),
+        StopOnSignal(run_dir / LAST),
         BestCheckpoint(folder),
         LastCheckpoint(folder),
         Monitor(),
@@ -190,7 +190,7 @@ def fit(
     Raises:
         StorageError: something cannot be written; what was written before is whole.
     """
-    failure = run_dir / "failure.json"
+    failure = run_dir / FAILURE
     if compiled:
         classifier.model.compile()
     if resume is not None:
@@ -208,8 +208,8 @@ def fit(
             write_json({"error": f"{type(error).__name__}: {error}"}, failure)
         raise
     if trainer.max_epochs == 0:  # the network as it is
-        for name in ("best", "last"):
-            trainer.save_checkpoint(run_dir / "checkpoints" / f"{name}.ckpt", weights_only=False)
+        for name in (BEST, LAST):
+            trainer.save_checkpoint(run_dir / name, weights_only=False)
         return
     (ours,) = (one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint))
     if not ours.best_model_path:

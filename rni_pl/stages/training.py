@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from rni_pl.callbacks import History, SparsityRegulariser
+from rni_pl.carryover import to_sigbn
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
@@ -21,7 +22,7 @@ from rni_pl.stages import rundir, runs
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.resume import last_checkpoint
 from rni_pl.stages.summary import of_training
-from rni_pl.stages.warmstart import has_sigbn, load_state, read_state, to_sigbn
+from rni_pl.stages.warmstart import has_sigbn, load_state, read_state
 
 _NORMS = {"bn": "BatchNorm2d", "sigbn": "SigmoidBatchNorm2d"}
 

@@ -1,34 +1,12 @@
-"""Starting from trained weights: reading a state dict, and carrying BatchNorm over into SigBN."""
+"""Starting from trained weights: reading a state dict, and loading it."""
 
-import copy
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError
-from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm, scaled_norms
-from rni_pl.pruning.graph import ChannelGraph, trace
-
-ROOM = 0.9  # the scale that a unit's largest comes down to, where its readers can make up for it
-TOP = 0.995  # the largest scale otherwise
-BOTTOM = 1e-6  # the smallest
-
-# Operations and layers that pass a positive factor through, beside convolutions and norm layers.
-HOMOGENEOUS = {
-    "relu", "leaky_relu", "dropout", "dropout2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
-    "boolean_dispatch", "add", "iadd", "sub", "isub", "mean", "sum", "cat", "concat", "flatten",
-    "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk",
-    "split", "getitem", "size", "getattr", "pad", "neg",
-}  # fmt: skip
-HOMOGENEOUS_LAYERS = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.Conv2d,
-    nn.Linear, nn.BatchNorm2d,
-)  # fmt: skip
+from rni_pl.norm import scaled_norms
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -87,126 +65,3 @@ def _is_head(model: nn.Module, mine: str, theirs: str) -> bool:
     layer, _, parameter = mine.rpartition(".")
     linear = isinstance(model.get_submodule(layer), nn.Linear)
     return linear and parameter == theirs.rpartition(".")[2]
-
-
-@dataclass(frozen=True)
-class Carried:
-    """How much of the trained BatchNorm layers their SigBNs could take over.
-
-    Attributes:
-        channels: channels carried over.
-        above: those whose scale was out of a sigmoid's reach (over 0.9).
-        clamped: of these, those cut down to 0.995, since what reads them could not make up for it.
-        lost: negative scales that could not be turned, now near 0.
-    """
-
-    channels: int
-    above: int
-    clamped: int
-    lost: int
-
-    def describe(self) -> str:
-        """In one line."""
-        return (
-            f"{self.channels} BatchNorm channels became SigBN; {self.above} scales were over "
-            f"{ROOM}, of which {self.clamped} had to be cut down to {TOP}; {self.lost} negative "
-            "ones could not be turned"
-        )
-
-
-@torch.no_grad()
-def to_sigbn(model: nn.Module, example: Tensor) -> tuple[nn.Module, Carried]:
-    """A copy with SigBN in place of BatchNorm that computes the same in evaluation, where it can.
-
-    Exact in evaluation mode: a scale above 1 moves into the layers that read the channel (where
-    only positively homogeneous operations lie between), a negative sign into the convolution in
-    front, and a bias b into the running mean, ``mean - b * std / scale``. In training mode
-    the batch's own mean takes the place of the running one, so that the biases are gone: a SigBN
-    has none.
-    """
-    model = copy.deepcopy(model).eval()
-    graph = trace(model, example)
-    norms: dict[str, Any] = dict(scaled_norms(model))
-    lost = sum(_turn_signs(model, graph, name, norm) for name, norm in norms.items())
-    above = sum(int((norm.weight > ROOM).sum()) for norm in norms.values())
-    _share_scales(model, graph, {name: norms[name] for name in graph.scaled})
-    clamped = sum(int((norm.weight > TOP).sum()) for norm in norms.values())
-    trained = {name: copy.deepcopy(norm) for name, norm in norms.items()}
-    with torch.random.fork_rng(devices=[]):
-        model = convert_batchnorm(model)
-    for name, norm in trained.items():
-        _carry(norm, model.get_submodule(name))
-    channels = sum(norm.num_features for norm in norms.values())
-    return model, Carried(channels, above, clamped, lost)
-
-
-def _turn_signs(model: nn.Module, graph: ChannelGraph, name: str, norm: Any) -> int:
-    """Make scales positive by turning the convolution in front; how many could not be."""
-    negative = norm.weight < 0
-    if not bool(negative.any()):
-        return 0
-    in_front = graph.maker_of(name)
-    if in_front is None:
-        return int(negative.sum())
-    conv: Any = model.get_submodule(in_front)
-    for tensor in (conv.weight, conv.bias, norm.running_mean, norm.weight):
-        if tensor is not None:
-            tensor[negative] *= -1
-    return 0
-
-
-def _share_scales(model: nn.Module, graph: ChannelGraph, norms: dict[str, Any]) -> None:
-    """Divide each unit's scales so that the largest is at `ROOM`; its readers multiply.
-
-    Where a norm layer reads what another has scaled, its running statistics would not fit any more.
-    """
-    largest = torch.zeros(graph.size)
-    for name, norm in norms.items():
-        units = graph.layers[name].outputs
-        largest.scatter_reduce_(0, units, norm.weight.float().cpu(), "amax")
-    factor = (largest / ROOM).clamp(min=1)
-    factor[[0, *graph.reasons]] = 1
-    factor[graph.units_through(lambda node: not _homogeneous(model, node))] = 1
-    for name in norms:
-        if graph.maker_of(name) is None:  # it may read what another has scaled: DenseNets
-            factor[graph.layers[name].outputs] = 1
-    for name, norm in norms.items():
-        mine = factor[graph.layers[name].outputs].to(norm.weight)
-        norm.weight /= mine
-        norm.bias /= mine
-    for name, layer in graph.layers.items():
-        module: Any = model.get_submodule(name)
-        if layer.inputs is None:
-            continue
-        columns = factor[layer.inputs].to(module.weight)
-        if isinstance(module, nn.Conv2d):
-            # A grouped convolution's weight has the inputs of the output's own group.
-            by_group = columns.view(module.groups, 1, -1, 1, 1)
-            grouped = module.weight.view(module.groups, -1, *module.weight.shape[1:])
-            grouped *= by_group
-        else:
-            module.weight *= columns
-
-
-def _homogeneous(model: nn.Module, node: torch.fx.Node) -> bool:
-    """Whether an operation passes a positive factor of its input on to its output."""
-    if node.op in ("placeholder", "output", "get_attr"):
-        return True
-    if node.op == "call_module":
-        layer = model.get_submodule(str(node.target))
-        acts = [child for child in layer.children() if not isinstance(child, HOMOGENEOUS_LAYERS)]
-        pads = isinstance(layer, nn.ConstantPad3d | nn.ConstantPad2d) and layer.value == 0
-        return pads or (isinstance(layer, HOMOGENEOUS_LAYERS) and not acts)
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    return name.rstrip("_") in HOMOGENEOUS
-
-
-def _carry(norm: Any, sigmoid: Any) -> None:
-    """Scale, bias and statistics of one trained BatchNorm."""
-    assert isinstance(sigmoid, SigmoidBatchNorm2d)
-    scale = norm.weight.clamp(BOTTOM, TOP)
-    sigmoid.weight.copy_(torch.logit(scale))
-    if norm.running_var is None:  # the batch's own mean then takes every bias out, as in training
-        return
-    std = torch.sqrt(norm.running_var + norm.eps)
-    sigmoid.running_mean.copy_(norm.running_mean - norm.bias * std / scale)  # type: ignore[union-attr]
