@@ -22,6 +22,7 @@ from rni_pl.pruning.numbering import (
     map_layers,
     numbers_in,
     same_channels,
+    tensors_in,
 )
 from rni_pl.pruning.tracing import Traced
 
@@ -45,10 +46,10 @@ class Flow:
         """`traced`: the network in evaluation and, where layers run there alone, in training."""
         self.modules, self.graphs = traced[0].modules, [each.graph for each in traced]
         self.shapes = {node: shape for each in traced for node, shape in each.shapes.items()}
-        nodes = [node for graph in self.graphs for node in graph.nodes]
-        called = {str(n.target) for n in nodes if n.op == "call_module"}
+        called = {str(n.target) for g in self.graphs for n in g.nodes if n.op == "call_module"}
         self.parameters = set().union(*(each.parameters for each in traced))
         self.known = {name for name in called if kinds.is_known(self.modules[name])}
+        self.images = self._batch_size()
         self.ties = Ties()
         self.layers: dict[str, LayerChannels] = {}
         self.scaled: list[str] = []
@@ -65,12 +66,17 @@ class Flow:
         self._held: dict[fx.Node, Any] = {}  # what has to be the same when replayed
         self._pairs: dict[fx.Node, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.opaque: dict[fx.Node, str] = {}  # operations that are not understood, and why not
-        self._locked = aliases.sharing_tensors(self.modules)
+        self.locked = aliases.sharing_tensors(self.modules)
+
+    def _batch_size(self) -> int:
+        """Images in the example: the first dimension of its first tensor."""
+        given = [fixed(self.shapes[n]) for n in self.graphs[0].nodes if n.op == "placeholder"]
+        return next((x.shape[0] for x in tensors_in(given) if x.ndim), 1)
 
     def number(self) -> None:
         """First run: hand out the numbers."""
         self._run(self._number)
-        for name in self._locked & self.layers.keys():
+        for name in self.locked & self.layers.keys():
             record = self.layers[name]
             why = f"is held by {name}, whose parameters or buffers are shared"
             self.pin(numbers_in((record.inputs, record.outputs)), why)
@@ -98,12 +104,12 @@ class Flow:
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
                 results[node] = run_node(args, kwargs)
                 if kinds.is_in_place(node):
-                    results[node.args[0]] = results[node]
+                    results[kinds.changed_by(node)] = results[node]
 
     def _number(self, args: tuple, kwargs: dict) -> Any:
         try:
             result = ops.run(self, args, kwargs)
-            self._check_aliases(args, result)
+            self._check_aliases(result)
         except (Unknown, *MISFITS) as error:
             why = str(error) if isinstance(error, Unknown) else f"cannot be followed ({error})"
             self.opaque[self.node] = why.splitlines()[0]
@@ -122,11 +128,12 @@ class Flow:
             reason = str(error).splitlines()[0]
             raise Unfit(f"does not fit fewer channels ({reason})") from error
 
-    def _check_aliases(self, args: tuple, result: Any) -> None:
+    def _check_aliases(self, result: Any) -> None:
         """Raise where channels change in place that are read by another name later on."""
         if not kinds.is_in_place(self.node) or not isinstance(result, Tensor):
             return
-        same = result.shape == args[0].shape and torch.equal(*collapse(result, args[0]))
+        before = self._now[kinds.changed_by(self.node)]
+        same = result.shape == before.shape and torch.equal(*collapse(result, before))
         if not same and aliases.read_elsewhere(self.node, self.modules):
             raise Unknown("changes in place what is read elsewhere, too")
 
@@ -141,7 +148,7 @@ class Flow:
             inputs = inputs.abs()
         shape = self.shapes[self.node]
         # Positions of one image at which a layer makes its channels, over all its calls.
-        here = shape.numel() // (shape[0] * count)
+        here = shape.numel() // (self.images * count)
         if self.node.graph is self.graphs[0]:  # not what costs in training alone
             self.positions[name] = self.positions.get(name, 0) + here
         if name not in self.layers:
@@ -204,7 +211,7 @@ class Flow:
 
     def lock(self, name: str) -> None:
         """Keep the channels of layer `name`, whose parameters are used elsewhere too."""
-        self._locked.add(name)
+        self.locked.add(name)
 
     @property
     def replaying(self) -> bool:
@@ -271,8 +278,9 @@ class Flow:
         """
         assert self.unit_of is not None
         nodes, call = suspects or [self.node], self._calls.get(self.node)
-        numbers = numbers_in((call.inputs, call.outputs) if call else ())
-        numbers = numbers_in((numbers, [self._results[node] for node in suspects]))
+        # Of a layer that would read other channels than before, those that it makes may go.
+        read = [c.outputs if c.inputs is None else c.inputs for c in [call] if c]
+        numbers = numbers_in((read, [self._results[node] for node in suspects]))
         while nodes and bool(keep[self.unit_of[numbers]].all()):
             nodes = [m for node in nodes for m in node.all_input_nodes]
             numbers = numbers_in((numbers, [self._results[node] for node in nodes]))

@@ -80,14 +80,19 @@ class ChannelGraph:
         return "holds the network's input or other fixed channels"
 
     def maker_of(self, norm: str) -> str | None:
-        """The convolution right in front of a norm layer, where nothing else reads it."""
+        """The convolution right in front of a norm layer, where nothing else reads it.
+
+        None as well where one of the two shares its parameters with other layers.
+        """
         calls = self.nodes(norm)
         before = calls[0].all_input_nodes[0] if len(calls) == 1 else None
         if before is None or before.op != "call_module" or len(before.users) != 1:
             return None
         name = str(before.target)
         makes = name in self.layers and self.layers[name].inputs is not None
-        return name if makes and len(self.nodes(name)) == 1 else None
+        assert self.flow is not None
+        free = self.flow.locked.isdisjoint((name, norm))
+        return name if makes and free and len(self.nodes(name)) == 1 else None
 
     def norm_behind(self, layer: str) -> str | None:
         """The norm layer that alone reads the output of a layer that is called once."""
@@ -103,6 +108,11 @@ class ChannelGraph:
         assert self.flow is not None
         return self.flow.units_at([n for n in self._all_nodes if wanted(n)])
 
+    def adds_parameter(self, node: fx.Node) -> bool:
+        """Whether an operation takes a parameter or buffer beside an activation."""
+        assert self.flow is not None
+        return not self.flow.parameters.isdisjoint(node.all_input_nodes)
+
     @property
     def _all_nodes(self) -> list[fx.Node]:
         assert self.flow is not None
@@ -114,7 +124,10 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
 
     Raises:
         PruningError: `torch.fx` cannot trace the model, or the example does not fit it.
+        TypeError: it is no network.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, not {model!r:.80}")
     inputs = as_tuple(example_inputs)
     wrapped = kinds.wrapper_of(model)
     if wrapped:

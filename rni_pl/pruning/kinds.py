@@ -2,6 +2,7 @@
 
 import re
 
+import torch
 from torch import fx, nn
 
 from rni_pl.norm import SigmoidBatchNorm2d, SigmoidBatchNormAct2d
@@ -41,6 +42,7 @@ DROPPING = {name for name in ACTIVATIONS if "drop" in name or name == "stochasti
 FOLLOWED = ACTIVATIONS | CASTS | PRODUCTS
 ARITHMETIC = ADDITIONS | PRODUCTS | DIVISIONS
 WITH_NUMBERS = FOLLOWED | ARITHMETIC  # what may take a number beside a tensor
+ALIKE_IN_EVERY_SIZE = {"zeros", "ones", "empty"}  # new tensors
 IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 
 # Layers by their class.
@@ -79,6 +81,11 @@ def is_in_place(node: fx.Node) -> bool:
     return node.op == "call_method" and marked
 
 
+def changed_by(node: fx.Node) -> fx.Node:
+    """What a node that works in place changes: its first argument."""
+    return node.all_input_nodes[0]
+
+
 def is_known(layer: nn.Module) -> bool:
     """Whether channels can be cut out of `layer`, whatever class it derives from."""
     return (
@@ -113,9 +120,11 @@ def has_forward_set(module: nn.Module) -> bool:
 
 
 def wrapper_of(model: nn.Module) -> str:
-    """Where the network is that `torch.compile` or a parallel wrapper hides; empty: it is one."""
+    """Where the network is that a compiled or parallel one hides; empty: it is one."""
     if hasattr(model, "_orig_mod"):
         return "before torch.compile, or its _orig_mod"
+    if isinstance(model, torch.jit.ScriptModule):
+        return "before torch.jit made a ScriptModule of it"
     parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
     return "its .module" if parallel else ""
 

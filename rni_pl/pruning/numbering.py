@@ -151,9 +151,9 @@ def off_zero(x: Tensor) -> Tensor:
     return -collapse(x)[0].abs().expand_as(x)
 
 
-def join(tensors: Sequence[Tensor], dim: int) -> Tensor:
+def join(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> Tensor:
     """A concatenation."""
-    dim %= tensors[0].ndim
+    dim = (dim if axis is None else axis) % tensors[0].ndim
     shape = list(tensors[0].shape)
     shape[dim] = -1
     return torch.cat(collapse(*tensors, but=dim), dim).expand(shape)

@@ -72,7 +72,8 @@ def prune(
         coupled: also remove channels tied by residual additions, scored together.
         target: ``"channels"`` (of the prunable layers), ``"params"`` or ``"macs"`` (of the whole
             network; hit within 1 %, or the closest below that the network allows).
-        round_to: every pruned layer keeps a multiple of this many channels, or all.
+        round_to: of the channels that can go, every pruned layer keeps a multiple of this many, or
+            all. Where a norm layer holds some that have to stay, these come on top.
         min_channels: what every layer keeps at least (fewer if it has fewer).
         absorb: fold the constants that removed channels would still emit into what follows.
 
@@ -80,6 +81,7 @@ def prune(
         A smaller copy of the model, and a report.
 
     Raises:
+        TypeError: `model` is no network.
         PruningError: an argument is not allowed, the network cannot be traced, or nothing
             in it can be pruned.
 

@@ -71,11 +71,11 @@ def call(flow: "Flow", args: tuple, kwargs: dict) -> Any:
     name = kinds.name_of(flow.node)
     operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
     if name in kinds.JOINS:
-        return join(args[0], kwargs.get("dim", kwargs.get("axis", args[1] if args[1:] else 0)))
+        return join(*args, **kwargs)
     if name in kinds.MOVES or name in kinds.SPLITS:
         return move(flow, name, args, kwargs)
     if not flow.node.all_input_nodes or not tensors_in((args, kwargs)):
-        return native(flow, args, kwargs, constant=True)  # arithmetic on sizes, new tensors
+        return constant(flow, name, args, kwargs)
     if len(operands) == 1:
         return call_on_one(flow, name, operands[0], args, kwargs)
     if len(operands) == 2:
@@ -94,7 +94,7 @@ def call_on_one(flow: "Flow", name: str, x: Tensor, args: tuple, kwargs: dict) -
     if name in kinds.POOLING:
         return pooling(flow, name, x)
     if name in kinds.REDUCTIONS:
-        return reduction(x, *args[1:], **kwargs)
+        return reduction(flow, x, *args[1:], **kwargs)
     if name == "pad":
         return pad(flow, x, *args[1:], **kwargs)
     if name == "channel_shuffle":
@@ -203,12 +203,16 @@ def _over_channels(flow: "Flow", one: Tensor, many: Tensor, product: bool) -> Te
     return many if followed else off_zero(many)
 
 
-def reduction(x: Tensor, dim: Any = None, keepdim: bool = False, **others: Any) -> Tensor:
+def reduction(
+    flow: "Flow", x: Tensor, dim: Any = None, keepdim: bool = False, **others: Any
+) -> Tensor:
     """A mean or sum over dimensions along which the channel does not change."""
     dim = others.get("axis", dim)
     if dim is None:
         raise Unknown("mixes channels")
-    for d in sorted((d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)), reverse=True):
+    dims = sorted((d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)), reverse=True)
+    flow.hold_settings([x.size(d) for d in dims])  # a sum grows with what is summed
+    for d in dims:
         x = first(x, d)
         x = x if keepdim else x.squeeze(d)
     return x
@@ -266,8 +270,17 @@ def attribute(flow: "Flow", name: str) -> Any:
     return fixed(flow.shapes[flow.node])
 
 
-def native(flow: "Flow", args: tuple, kwargs: dict, constant: bool = False) -> Any:
-    """Run the operation itself; `constant`: it makes tensors that hold no channels."""
+def constant(flow: "Flow", name: str, args: tuple, kwargs: dict) -> Any:
+    """Arithmetic on sizes, and new tensors: they hold no channels, and what fills them stays."""
+    result = native(flow, args, kwargs)
+    if tensors_in(result) and name not in kinds.ALIKE_IN_EVERY_SIZE:
+        of_full = args[1:], {**kwargs, "size": None}
+        flow.hold_settings(of_full if name == "full" else (args, kwargs))
+    return map_tensors(result, lambda x: fixed(x.shape))
+
+
+def native(flow: "Flow", args: tuple, kwargs: dict) -> Any:
+    """Run the operation itself."""
     target: Any = flow.node.target
     if flow.node.op == "call_method":
         if target.endswith("_"):  # may move what it is given
@@ -275,4 +288,4 @@ def native(flow: "Flow", args: tuple, kwargs: dict, constant: bool = False) -> A
         result = getattr(args[0], target)(*args[1:], **kwargs)
     else:
         result = target(*args, **kwargs)
-    return map_tensors(result, lambda x: fixed(x.shape)) if constant else result
+    return result

@@ -87,6 +87,7 @@ def _copy(model: nn.Module, modules: Iterable[nn.Module], copied: dict[int, Any]
     for module, twin in twins.items():
         state = vars(twin)
         state.update(vars(module))
+        state.pop("_compiled_call_impl", None)  # it runs the module given, not its copy
         for key, value in state.items():
             kind = type(value)
             if kind in ATOMS or (kind is tuple and all(type(v) in ATOMS for v in value)):
@@ -120,7 +121,9 @@ def _has_no_copying_of_its_own(kind: type[nn.Module]) -> bool:
 
 
 def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.Module:
-    """Give a freshly built network the sizes of a pruned one, in place, with empty weights.
+    """Give a freshly built network the sizes of a pruned one, in place.
+
+    Layers of other sizes than before have empty weights then.
 
     Raises:
         PruningError: a layer is not in the model, or has no such size.
@@ -131,6 +134,8 @@ def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.M
         except AttributeError as error:
             raise PruningError(f"the network has no layer {name!r}") from error
         _check_sizes(name, module, values)
+        if all(_plain(getattr(module, key)) == _plain(value) for key, value in values.items()):
+            continue  # it may hold tensors that no pruned layer has
         _set_sizes(module, dict(values))
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and tensor.ndim:

@@ -210,8 +210,16 @@ class Tracer(fx.Tracer):
         value = self.results[obj.node]
         if isinstance(value, Tensor) or obj.node in self._read:
             return super().to_bool(obj)
-        self.create_node("call_function", same_decision, (obj.node, bool(value)), {})
+        self.create_node("call_function", decision, (obj.node, bool(value)), {})
         return bool(value)
+
+    def to_int(self, obj: fx.Proxy) -> int:
+        """A whole number that the code makes of a size: ``int(width / 2)``, ``range(height)``."""
+        value = self.results[obj.node]
+        if isinstance(value, Tensor) or obj.node in self._read:
+            raise fx.proxy.TraceError("int() of what activations hold")
+        self.create_node("call_function", whole_number, (obj.node, int(value)), {})
+        return int(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """A loop over something of known length."""
@@ -224,8 +232,21 @@ class Tracer(fx.Tracer):
 class StandIn(fx.Proxy):
     """A result whose length is known, and so that of its attributes (``x.shape``)."""
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """A tensor where it stands for one, to code that asks with `isinstance`."""
+        return Tensor if isinstance(self._value(), Tensor) else type(self)
+
+    def _value(self) -> Any:
+        return self.tracer.results.get(self.node)  # type: ignore[attr-defined]
+
     def __len__(self) -> int:
         return len(self.tracer.results[self.node])  # type: ignore[attr-defined]
+
+    def __int__(self) -> int:
+        return self.tracer.to_int(self)  # type: ignore[attr-defined]
+
+    __index__ = __int__
 
     # fx notes these as new results; what else holds the memory would not be known to change.
 
@@ -247,17 +268,28 @@ class StandIn(fx.Proxy):
         return self.tracer.create_proxy("call_function", operation, (self, other), {})
 
     def __getattr__(self, name: str) -> "StandInAttribute":
+        if name in ("_is_param", "_is_buffer"):  # what nn.Parameter's and nn.Buffer's ask
+            raise AttributeError(name)
         return StandInAttribute(self, name)
 
 
 class StandInAttribute(StandIn, fx.proxy.Attribute):
     """An attribute of a result."""
 
+    def _value(self) -> Any:
+        return getattr(self.root._value(), self.attr, None)  # without a note of it in the graph
 
-def same_decision(value: Any, before: bool) -> None:
+
+def decision(value: Any, before: bool) -> None:
     """Raise where the network's code would now go another way."""
     if bool(value) is not before:
         raise RuntimeError("the network's code would decide otherwise")
+
+
+def whole_number(value: Any, before: int) -> None:
+    """Raise where the network's code would now make another number of a size."""
+    if int(value) != before:
+        raise RuntimeError("the network's code would calculate with another size")
 
 
 def _cannot(model: nn.Module, error: Exception) -> str:
