@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm, scaled_norms
+from rni_pl.pruning import kinds
 from rni_pl.pruning.graph import ChannelGraph, trace
+from rni_pl.pruning.numbering import LayerChannels
 
 ROOM = 0.9  # the scale that a unit's largest comes down to, where its readers can make up for it
 TOP = 0.995  # the largest scale otherwise
@@ -105,7 +107,7 @@ def _share_scales(model: nn.Module, graph: ChannelGraph, norms: dict[str, Any]) 
         largest.scatter_reduce_(0, units, norm.weight.float().cpu(), "amax")
     factor = (largest / ROOM).clamp(min=1)
     factor[[0, *graph.reasons]] = 1
-    factor[graph.units_through(lambda node: not _homogeneous(model, node))] = 1
+    factor[graph.units_through(lambda node: not _homogeneous(model, graph, node))] = 1
     for name in norms:
         if graph.maker_of(name) is None:  # it may read what another has scaled: DenseNets
             factor[graph.layers[name].outputs] = 1
@@ -115,7 +117,7 @@ def _share_scales(model: nn.Module, graph: ChannelGraph, norms: dict[str, Any]) 
         norm.bias /= mine
     for name, layer in graph.layers.items():
         module: Any = model.get_submodule(name)
-        if layer.inputs is None:
+        if layer.inputs is None or _hands_on(graph, name, layer):
             continue
         columns = factor[layer.inputs].to(module.weight)
         if isinstance(module, nn.Conv2d):
@@ -127,7 +129,16 @@ def _share_scales(model: nn.Module, graph: ChannelGraph, norms: dict[str, Any]) 
             module.weight *= columns
 
 
-def _homogeneous(model: nn.Module, node: torch.fx.Node) -> bool:
+def _hands_on(graph: ChannelGraph, name: str, layer: LayerChannels) -> bool:
+    """Whether a layer makes the units that it reads and no norm layer takes their factor out.
+
+    Depthwise convolutions in front of a pointwise one: it is that one that multiplies.
+    """
+    same = bool(torch.isin(layer.outputs, layer.inputs).all())  # type: ignore[arg-type]
+    return same and graph.norm_behind(name) is None
+
+
+def _homogeneous(model: nn.Module, graph: ChannelGraph, node: fx.Node) -> bool:
     """Whether an operation passes a positive factor of its input on to its output."""
     if node.op in ("placeholder", "output", "get_attr"):
         return True
@@ -136,8 +147,9 @@ def _homogeneous(model: nn.Module, node: torch.fx.Node) -> bool:
         acts = [child for child in layer.children() if not isinstance(child, HOMOGENEOUS_LAYERS)]
         pads = isinstance(layer, nn.ConstantPad3d | nn.ConstantPad2d) and layer.value == 0
         return pads or (isinstance(layer, HOMOGENEOUS_LAYERS) and not acts)
-    name = node.target if isinstance(node.target, str) else node.target.__name__
-    return name.rstrip("_") in HOMOGENEOUS
+    name = kinds.name_of(node)
+    offset = name in kinds.ADDITIONS and graph.adds_parameter(node)
+    return name in HOMOGENEOUS and not offset
 
 
 def _carry(norm: Any, sigmoid: Any) -> None:

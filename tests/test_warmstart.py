@@ -6,30 +6,28 @@ from pathlib import Path
 
 import pytest
 import torch
-import torchvision
 from conftest import SHORT
 from test_pruning import difference, randomise
 from torch import nn
 
 import rni_pl
 from rni_pl import models
-from rni_pl.carryover import to_sigbn
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import norm_kind
 from rni_pl.stages.warmstart import load_state, read_state
 
 
-def saved(tmp_path: Path, state: dict, wrap: bool = False, prefix: str = "") -> Path:
+def saved(tmp_path: Path, state: dict, wrap: str = "", prefix: str = "") -> Path:
     state = OrderedDict((f"{prefix}{key}", value) for key, value in state.items())
     path = tmp_path / "weights.th"
-    torch.save({"state_dict": state, "best_prec1": 91.7} if wrap else state, path)
+    torch.save({wrap: state, "best_prec1": 91.7} if wrap else state, path)
     return path
 
 
-@pytest.mark.parametrize("wrap", [False, True])
-@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize("wrap", ["", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod.", "_orig_mod."])
 @pytest.mark.parametrize("head", ["fc", "linear"])
-def test_names_of_others(tmp_path: Path, wrap: bool, prefix: str, head: str) -> None:
+def test_names_of_others(tmp_path: Path, wrap: str, prefix: str, head: str) -> None:
     trained = randomise(models.resnet20())
     state = {key.replace("fc.", f"{head}."): value for key, value in trained.state_dict().items()}
     model = models.resnet20()
@@ -61,30 +59,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, fault: str) -> None:
         load_state(models.resnet20(), read_state(path), path)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg16", "resnet18", "shufflenet_v2_x1_0"])
-def test_sigbn_computes_what_batchnorm_did(name: str) -> None:
-    ours = getattr(models, name, None)
-    model = randomise(ours() if ours else getattr(torchvision.models, name)(num_classes=10)).eval()
-    x = torch.randn(2, 3, 32, 32)
-    start, carried = to_sigbn(model, x[:1])
-    assert norm_kind(start) == "sigbn"
-    assert norm_kind(model) == "bn", "the given model was changed"
-    assert (carried.clamped, carried.lost) == (0, 0)
-    assert carried.above > 0.1 * carried.channels
-    with torch.no_grad():
-        assert difference(start.double()(x.double()), model.double()(x.double())) < 1e-5
-
-
-def test_what_cannot_be_carried_over_is_counted() -> None:
-    model = randomise(torchvision.models.mobilenet_v2(num_classes=10)).eval()
-    _, carried = to_sigbn(model, torch.zeros(1, 3, 32, 32))
-    assert 0 < carried.clamped < carried.above  # ReLU6 caps what a factor would change
-
-
 @pytest.mark.parametrize("method", ["rni", "l1"])
 def test_init_starts_training_there(command: Callable, tmp_path: Path, method: str) -> None:
     trained = randomise(models.resnet20()).eval()
-    path = saved(tmp_path, trained.state_dict(), wrap=True, prefix="module.")
+    path = saved(tmp_path, trained.state_dict(), wrap="state_dict", prefix="module.")
     frozen = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.limit_train_batches=1")
     with pytest.warns(UserWarning, match="688 BatchNorm channels") if method == "rni" else warm():
         finished = command(
@@ -168,43 +146,6 @@ def test_weights_of_a_builder_that_does_not_fit_the_method(
         "+arch.weights=any", f"method={method}", *SHORT, "trainer.max_epochs=0",
     )  # fmt: skip
     assert (finished.status, words in finished.err) == (2, True), finished.err
-
-
-def test_norm_layers_without_statistics_are_carried_over() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, track_running_stats=False))
-    nn.init.uniform_(model[1].weight, 0.1, 0.9)
-    x = torch.randn(2, 3, 8, 8)
-    start, _ = to_sigbn(model.eval(), x[:1])
-    with torch.no_grad():
-        assert difference(start(x), model(x)) < 1e-4
-
-
-class TwoNorms(nn.Module):
-    """The second norm layer reads what the first has scaled, or the rows of its images."""
-
-    def __init__(self, between: Callable) -> None:
-        super().__init__()
-        self.conv1, self.bn1, self.bn2 = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
-        self.conv2 = nn.Conv2d(8, 4, 3)
-        self.between = between
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.between(self.bn1(self.conv1(x)))
-        return self.conv2(self.bn2(x).relu()).mean((2, 3))
-
-
-@pytest.mark.parametrize(
-    "between", [torch.relu, lambda x: x.mT.transpose(1, 2)], ids=["relu", "turned"]
-)
-def test_norm_layers_with_no_convolution_in_front_are_carried_over_too(between: Callable) -> None:
-    model = randomise(TwoNorms(between)).eval()
-    for norm in (model.bn1, model.bn2):
-        nn.init.uniform_(norm.weight, 0.8, 0.99)
-    x = torch.randn(2, 3, 10, 10)
-    start, carried = to_sigbn(model, x[:1])
-    assert (carried.channels, carried.clamped) == (16, 0)
-    with torch.no_grad():
-        assert difference(start(x), model(x)) < 1e-4
 
 
 def test_init_takes_networks_that_have_sigbn(command: Callable, trained: Path) -> None:

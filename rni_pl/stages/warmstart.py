@@ -8,9 +8,12 @@ from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import scaled_norms
 
+WRAPPED = {"state_dict", "model"}  # what training scripts keep it under
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of parallel, Lightning's and compiled networks
+
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a plain state dict, also under ``state_dict`` or with prefixes.
+    """The tensors of a plain state dict, also under ``state_dict`` or ``model``, or with prefixes.
 
     Raises:
         CheckpointError: missing, damaged, or no state dict.
@@ -19,14 +22,15 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise CheckpointError(f"init={path} does not exist")
     state = checkpoint.read_plain(file, "init")
-    while isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    while isinstance(state, dict) and (under := WRAPPED & state.keys()):
+        if not isinstance(state[min(under)], dict):
+            break
+        state = state[min(under)]
     tensors = isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
     if not state or not tensors:
         raise CheckpointError(f"init={path} holds no state dict")
-    for prefix in ("module.", "model."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while prefix := next((p for p in PREFIXES if all(k.startswith(p) for k in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
