@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import SHORT
 from test_commands import summary
+from test_resume import interrupt_after_an_epoch
 
 import rni_pl
 from rni_pl.stages import rundir
@@ -69,6 +70,29 @@ def test_a_run_that_waits_after_a_kill_is_back(command: Callable, run: Path) -> 
     failed = command("train", *START, "trainer.max_time=00:00:00:00", f"hydra.run.dir={run}")
     assert "before its first validation" in failed.err
     assert files(run) == before
+
+
+def test_a_finished_run_that_goes_on_is_not_finished(
+    command: Callable, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = (f"resume={run}", "trainer.max_epochs=4")
+    with monkeypatch.context() as patch:
+        interrupt_after_an_epoch(patch, epochs=2)
+        assert "interrupted" in command("train", *longer).err
+    assert not (run / "summary.json").exists()
+    queued = (*START[:2], *SHORT[1:], "trainer.max_epochs=4", f"hydra.run.dir={run}")
+    assert command("train", *queued, "existing=continue").status == 0
+    assert summary(run)["epochs"] == 4
+
+
+def test_a_finished_run_that_cannot_go_on_stays_as_it_is(
+    command: Callable, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(run)
+    monkeypatch.setattr("rni_pl.classifier.Classifier.on_train_start", breaks_down)
+    assert command("train", f"resume={run}", "trainer.max_epochs=4").status == 1
+    for name in ("config.yaml", "summary.json"):
+        assert files(run)[name] == before[name]
 
 
 def test_a_run_is_replaced_whole(command: Callable, run: Path) -> None:

@@ -63,7 +63,7 @@ def prune_and_finetune(
         if config.checkpoint != GIVEN:
             config = OmegaConf.merge(config, {"checkpoint": os.path.abspath(config.checkpoint)})  # type: ignore[assignment]
             _check_place(config.checkpoint, run_dir)
-    with rundir.begun(trainer, config, run_dir, anew=last is None):
+    with rundir.begun(trainer, config, run_dir):
         if pruning is None:
             summary = read_json(run_dir / BEFORE)
         else:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rni_pl import tensorboard
 from rni_pl.errors import CheckpointError, ConfigError, DataError, PruningError
 from rni_pl.files import BEFORE, CHECKPOINTS, CONFIG, FAILURE, SUMMARY, write_json, write_whole
+from rni_pl.stages.resume import resumed_step
 
 # What a run writes.
 RUN_FILES = (
@@ -33,29 +34,37 @@ MISTAKES = (ConfigError, DataError, CheckpointError, PruningError)
 
 
 @contextmanager
-def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path, anew: bool) -> Iterator[None]:
+def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path) -> Iterator[None]:
     """Make room for a run and write its resolved configuration, for as long as it is under way.
 
-    If it starts `anew`, what an earlier run left in the same directory is set aside, so that
-    nothing of it can pass for the new one's. It is back where the new one ends before its first
-    step, and deleted otherwise. Where a mistake of the user's ends it so, nothing else is left.
+    If it starts from its beginning, what an earlier run left in the same directory is set aside, so
+    that nothing of it can pass for the new one's. If it goes on, its figures are out of date from
+    then on, and deleted. All is back where the new one ends before its first step. Where a mistake
+    of the user's ends it so, nothing else is left.
     """
     aside = run_dir / REPLACED
-    here = trainer.is_global_zero
+    here, start = trainer.is_global_zero, resumed_step(config)
+    before: dict[Path, bytes] = {}
     try:
         if here:
-            if anew and set_aside(run_dir, aside) and config.resume is None:
+            if start is None and set_aside(run_dir, aside) and config.resume is None:
                 warnings.warn(
                     f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3
                 )
             run_dir.mkdir(parents=True, exist_ok=True)
+            files = [run_dir / name for name in (CONFIG, SUMMARY)]
+            before = {file: file.read_bytes() for file in files if file.is_file()}
+            (run_dir / SUMMARY).unlink(missing_ok=True)
             write_whole(run_dir / CONFIG, OmegaConf.to_yaml(config, resolve=True))
         yield
     except BaseException as error:
-        came_to_nothing = here and anew and not trainer.global_step
-        if came_to_nothing and (aside.is_dir() or isinstance(error, MISTAKES)):
+        came_to_nothing = here and trainer.global_step <= (start or 0)
+        if came_to_nothing and start is None and (aside.is_dir() or isinstance(error, MISTAKES)):
             clear(run_dir)
             bring_back(run_dir, aside)
+        if came_to_nothing and start is not None:
+            for file, contents in before.items():
+                write_whole(file, contents)
         raise
     finally:
         if here:

@@ -40,7 +40,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     runs.check_norms(config, classifier.model)
     history = History()
     trainer = runs.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
-    with rundir.begun(trainer, config, run_dir, anew=last is None):
+    with rundir.begun(trainer, config, run_dir):
         runs.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = runs.test(trainer, classifier, data)
     summary = {**of_training(classifier, test_acc, history.record, trainer), "seed": config.seed}
