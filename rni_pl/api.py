@@ -105,7 +105,7 @@ def prune_finetune(
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     config = _configure("prune", [*settings, *overrides])
     if known := getattr(model, "model_spec", None):
-        config = inheriting.with_split_of(config, known)
+        config = inheriting.with_pixels_and_split_of(config, known)
     method, scope = _method_and_scope(model, method)
     config.prune.scope = config.prune.scope or scope
     # The data are loaded once; where other processes run the stage, they load their own.

@@ -13,7 +13,10 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
 
     Source: Suteu & Guo 2022, arXiv 2204.06404, section 3. ``weight`` holds gamma, of shape
     ``(num_features,)``, drawn from N(0, 1). Running statistics, ``eps`` and ``momentum`` are
-    those of `torch.nn.BatchNorm2d`.
+    those of `torch.nn.BatchNorm2d`, in whose place it can be built.
+
+    Raises:
+        ValueError: ``affine=False``, which would leave it without the scale.
     """
 
     def __init__(
@@ -21,10 +24,13 @@ class SigmoidBatchNorm2d(nn.BatchNorm2d):
         num_features: int,
         eps: float = 1e-5,
         momentum: float | None = 0.1,
+        affine: bool = True,
         track_running_stats: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if not affine:
+            raise ValueError("SigmoidBatchNorm2d is its scale: affine=False makes nn.BatchNorm2d")
         super().__init__(num_features, eps, momentum, True, track_running_stats, device, dtype)
         self.register_parameter("bias", None)
 

@@ -45,6 +45,30 @@ def test_the_network_says_what_it_was_fine_tuned_on(
     assert min(spec.mean) > 0.8
 
 
+@pytest.mark.parametrize("way", ["data=as_trained", "data=digits", "python"])
+def test_pixels_are_normalised_as_in_training(command: Callable, way: str) -> None:
+    ours = ("data.mean=[0.1,0.2,0.3]", "data.std=[0.4,0.5,0.6]")
+    start = ("arch=resnet20", "data=digits", *ours, *SHORT, "hydra.run.dir=dense")
+    assert command("train", *start).status == 0
+    if way == "python":
+        dense = rni_pl.load_model("dense")
+        small, _ = rni_pl.prune_finetune(dense, "digits", epochs=1, overrides=SHORT[1:])
+    else:
+        end = ("checkpoint=dense", way, *SHORT, "hydra.run.dir=small")
+        assert command("prune", *end).status == 0
+        small = rni_pl.load_model("small")
+    assert small.model_spec.mean == pytest.approx([0.1, 0.2, 0.3])
+    assert small.model_spec.std == pytest.approx([0.4, 0.5, 0.6])
+
+
+def test_a_normalisation_that_is_given_counts(trained: Path) -> None:
+    given = compose_config("prune", ["checkpoint=x", "data=digits", "data.mean=[0.5,0.5,0.5]"])
+    spec = rni_pl.load_model(trained).model_spec
+    found = inheriting.with_pixels_and_split_of(given, spec).data
+    assert found.mean == [0.5, 0.5, 0.5]
+    assert found.std == spec.std
+
+
 def test_normalisation_is_that_of_the_training(command: Callable, folder: Path) -> None:
     """Also where what was measured for it is elsewhere, or has changed since."""
     settings = ("arch=resnet20", "data=image_folder", f"data.root={folder}", *SHORT)

@@ -17,7 +17,7 @@ def with_data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
     The checkpoint gives a name and plain values; what code they configure comes from `conf/`.
     """
     if config.data.get("_target_") is not None:
-        return with_split_of(config, spec)
+        return with_pixels_and_split_of(config, spec)
     if not isinstance(spec.data.get("choice"), str):
         raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
     try:
@@ -43,12 +43,28 @@ def with_data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
     return merged  # type: ignore[return-value]
 
 
-def with_split_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
-    """`config` with the validation split of the network's training, unless it has its own.
+def with_pixels_and_split_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
+    """`config` with what training made of the same data, unless it has its own.
 
-    With another, images that the network was trained on would pick the best epoch.
+    That is how pixels were normalised, which the weights rely on, and the validation split: with
+    another, images that the network was trained on would pick the best epoch.
     """
-    if spec.data.get("name") != config.data.name or "split_seed" not in config.data:
+    if spec.data.get("name") != config.data.name:
+        return config
+    return _with_split_of(_with_pixels_of(config, spec), spec)
+
+
+def _with_pixels_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
+    taken = {
+        key: list(values)
+        for key, values in (("mean", spec.mean), ("std", spec.std))
+        if values and key in config.data and not _is_given(f"data.{key}", config)
+    }
+    return OmegaConf.merge(config, {"data": taken})  # type: ignore[return-value]
+
+
+def _with_split_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
+    if "split_seed" not in config.data:
         return config
     before, now = spec.data.get("val_fraction"), config.data.get("val_fraction")
     if before is not None and now is not None and now > before:
@@ -57,10 +73,14 @@ def with_split_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
             "was trained on validate it"
         )
     seed = spec.data.get("split_seed")
-    named = any(item.lstrip("+").startswith("data.split_seed=") for item in config.overrides)
+    named = _is_given("data.split_seed", config)
     if named or seed is None or config.data.split_seed != config.seed:  # another was chosen
         return config
     return OmegaConf.merge(config, {"data": {"split_seed": seed}})  # type: ignore[return-value]
+
+
+def _is_given(key: str, config: DictConfig) -> bool:
+    return any(item.lstrip("+").startswith(f"{key}=") for item in config.overrides)
 
 
 def take_data(classifier: Classifier, config: DictConfig, data: ClassificationData) -> None:
