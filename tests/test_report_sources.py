@@ -46,6 +46,29 @@ def test_summaries_of_other_budgets_are_not_averaged(tmp_path: Path) -> None:
     assert [len(row.runs) for row in only_table(tmp_path).rows] == [1, 1]
 
 
+GIVEN = {
+    "width_mult=0.25": {"arch": {"width_mult": 0.25}},
+    "callbacks=[{'_target_': 'my.Mixup'}]": {"trainer": {"callbacks": [{"_target_": "my.Mixup"}]}},
+}
+
+
+@pytest.mark.parametrize("label", GIVEN)
+def test_what_only_some_runs_were_given_tells_them_apart(label: str, tmp_path: Path) -> None:
+    for seed, more in enumerate([{}, {}, GIVEN[label]]):
+        config = {"command": "train", "seed": seed, **more}
+        parent = put(tmp_path / f"t{seed}", {**TRAIN, "seed": seed}, config)
+        pruned_run(tmp_path / f"p{seed}", parent, seed=seed)
+    rows = [(row.variant.label, len(row.runs)) for row in only_table(tmp_path).rows]
+    assert rows == [("rni", 2), ("rni", 2), (f"rni, {label}", 1), (f"rni, {label}", 1)]
+
+
+def test_what_is_not_known_of_a_run_tells_none_apart(tmp_path: Path) -> None:
+    put(tmp_path / "a", TRAIN, {"command": "train", "arch": {"width_mult": 0.25}})
+    put(tmp_path / "b", TRAIN)
+    labels = [row.variant.label for row in only_table(tmp_path).rows]
+    assert labels == ["rni", "rni, config.yaml=missing"]
+
+
 def test_layers_of_two_widths_have_no_dense_column(tmp_path: Path) -> None:
     dense = trained_run(tmp_path / "dense")
     pruned_run(tmp_path / "half", dense)

@@ -21,8 +21,10 @@ OF_TRAINER = {
     "max_epochs", "min_epochs", "max_steps", "max_time", "limit_train_batches", "limit_val_batches",
     "limit_test_batches", "overfit_batches", "accumulate_grad_batches", "gradient_clip_val",
     "gradient_clip_algorithm", "sync_batchnorm", "precision", "check_val_every_n_epoch",
+    "callbacks",
 }  # fmt: skip
-
+# Groups that take arguments which their files do not name, as in `+arch.width_mult=0.25`.
+OPEN = ("arch.", "trainer.")
 
 # How far the accuracy of one network may be apart where another machine measures it.
 NOISE = 0.0025
@@ -45,7 +47,8 @@ class Variant:
 class _Settings:
     """Flat settings of the training and of the pruning that led to a run.
 
-    A key that is missing is not known and tells no runs apart; the value None does, silently.
+    A key that is missing is not known and tells no runs apart; the value None does, silently. Of an
+    open group a missing key is None, since there it was not given.
     """
 
     training: dict[str, Any]
@@ -146,11 +149,18 @@ def matters(key: str) -> bool:
 
 def _varying(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """Keys that have more than one value."""
-    values: dict[str, set[Any]] = {}
-    for one in settings:
-        for key, value in one.items():
-            values.setdefault(key, set()).add(value)
-    return [key for key, found in values.items() if len(found) > 1]
+    settings = list(settings)
+    keys = dict.fromkeys(key for one in settings for key in one)
+    return [
+        key
+        for key in keys
+        if len({one.get(key) for one in settings if key in one or _is_not_given(key, one)}) > 1
+    ]
+
+
+def _is_not_given(key: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a key that is missing from settings was left out of a known configuration."""
+    return key.startswith(OPEN) and settings.get("config.yaml", "missing") is None
 
 
 def _variant(method: str, own: _Settings, training: list[str], pruning: list[str]) -> Variant:
