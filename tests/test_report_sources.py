@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from made_up_runs import PRUNE, TRAIN, only_table, pruned_run, put, trained_run
 
 from rni_pl.checkpoint import read_scale_sizes
@@ -110,3 +111,41 @@ def test_what_cannot_be_read_is_said_once(tmp_path: Path, capsys: pytest.Capture
         main([str(tmp_path / "runs"), "--fill", str(page), *more])
         said = [line for line in capsys.readouterr().err.splitlines() if "no histogram" in line]
         assert len(said) == 1
+
+
+APART = {
+    "data.root": ["/disk/data/cats", "/disk/data/flowers", None],
+    "checkpoint": ["/disk/sweepA/0", "/disk/sweepB/0", "/disk/a/sweepB/1", "/disk/c/sweepB/1"],
+    "checkpoint of a file": [f"/disk/{name}/0/checkpoints/last.ckpt" for name in "ab"],
+    "init": ["/disk/one/weights.th", "/disk/two/weights.th"],
+}
+
+
+@pytest.mark.parametrize("setting", APART)
+def test_what_is_stored_of_runs_tells_them_apart_as_before(setting: str, tmp_path: Path) -> None:
+    key, values = setting.split()[0], APART[setting]
+    for seed, value in enumerate([*values, values[0]]):
+        config: dict = {"command": "train", "seed": seed}
+        config |= {"data": {"root": value}} if key == "data.root" else {key: value}
+        summary = PRUNE if key == "checkpoint" else TRAIN
+        put(tmp_path / "runs" / str(seed), {**summary, "seed": seed}, config)
+    main([str(tmp_path / "runs"), "--store", str(tmp_path / "stored")])
+    before, after = (
+        [[run.summary["seed"] for run in row.runs] for row in only_table(tmp_path / name).rows]
+        for name in ("runs", "stored")
+    )
+    assert sorted(map(sorted, before)) == sorted(map(sorted, after))
+    assert len(after) == len(values)
+    stored = [file.read_text() for file in (tmp_path / "stored").rglob("config.yaml")]
+    assert not any("disk" in text for text in stored)
+
+
+def test_of_paths_no_more_is_stored_than_tells_runs_apart(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        data = {"name": name, "root": f"/disk/{name}"}
+        config = {"command": "prune", "checkpoint": f"/disk/{name}/0", "data": data}
+        put(tmp_path / "runs" / name, {**PRUNE, "dataset": name}, config)
+    main([str(tmp_path / "runs"), "--store", str(tmp_path / "stored")])
+    for name in ("cats", "dogs"):
+        stored = yaml.safe_load((tmp_path / "stored" / name / "config.yaml").read_text())
+        assert stored == {"command": "prune", "checkpoint": "0", "data": {"name": name}}
