@@ -87,6 +87,25 @@ def test_what_waits_in_a_hidden_directory_is_no_run(tmp_path: Path) -> None:
     assert [run.name for run in collect([tmp_path]).runs] == ["dense"]
 
 
+def test_links_to_runs_are_followed(tmp_path: Path) -> None:
+    trained_run(tmp_path / "elsewhere" / "sweep" / "0")
+    trained_run(tmp_path / "elsewhere" / "single")
+    runs = trained_run(tmp_path / "runs" / "own").parent
+    for name, target in {
+        "all": tmp_path / "elsewhere" / "sweep",
+        "one": tmp_path / "elsewhere" / "single",
+        "again": tmp_path / "elsewhere" / "single",
+        "latest": runs / "own",
+        "loop": runs,
+        "gone": tmp_path / "gone",
+        ".hidden": tmp_path / "elsewhere",
+    }.items():
+        (runs / name).symlink_to(target)
+    found = collect([runs])
+    assert [run.name for run in found.runs] == ["own", "again", "all/0"]
+    assert not found.problems
+
+
 def test_batchnorm_of_another_kind_has_no_importances(tmp_path: Path) -> None:
     state = {
         "model.bn.weight": torch.zeros(4), "model.bn.running_mean": torch.zeros(4),

@@ -147,21 +147,31 @@ def _tell_apart(found: Found) -> None:
 
 
 def _run_directories(top: Path, problems: list[Problem]) -> Iterator[Path]:
-    """Directories that a run has written to, in a fixed order; hidden ones are left out."""
+    """Directories that a run has written to, in a fixed order; hidden ones are left out.
+
+    Links are followed, but after all that is there itself, so that a run goes by its own name.
+    """
 
     def unreadable(error: OSError) -> None:
         problems.append(
             Problem(printable(str(error.filename)), f"cannot be read: {error.strerror}")
         )
 
-    for folder, below, files in os.walk(top, onerror=unreadable):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        path = Path(folder)
-        has_checkpoints = CHECKPOINTS in below and any((path / CHECKPOINTS).glob("*.ckpt"))
-        if has_checkpoints or SUMMARY in files or _is_config_of_ours(path, files):
-            yield path
-        if has_checkpoints:
-            below.remove(CHECKPOINTS)
+    starts, walked = [top], set()
+    for start in starts:  # which grows
+        for folder, below, files in os.walk(start, onerror=unreadable):
+            path = Path(folder)
+            if path.resolve() in walked:
+                below.clear()
+                continue
+            walked.add(path.resolve())
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            has_checkpoints = CHECKPOINTS in below and any((path / CHECKPOINTS).glob("*.ckpt"))
+            if has_checkpoints or SUMMARY in files or _is_config_of_ours(path, files):
+                yield path
+            if has_checkpoints:
+                below.remove(CHECKPOINTS)
+            starts += [path / name for name in below if (path / name).is_symlink()]
 
 
 def _is_config_of_ours(path: Path, files: list[str]) -> bool:
