@@ -2,6 +2,7 @@
 
 import base64
 import json
+import pkgutil
 import re
 import shutil
 import sys
@@ -203,6 +204,12 @@ def test_mistakes_are_one_line(
         monkeypatch.delattr(rni_pl.report, module)
     assert "pip install 'rni_pl[report]'" in mistake(capsys, str(tmp_path))
     assert not list(tmp_path.glob("report*"))
+
+
+def test_the_package_names_its_modules() -> None:
+    named = set(re.findall(r"`(\w+)`", rni_pl.report.__doc__ or ""))
+    modules = {module.name for module in pkgutil.iter_modules(rni_pl.report.__path__)}
+    assert named == modules - {"__main__"}
 
 
 def test_found_nothing_is_an_empty_report() -> None:
