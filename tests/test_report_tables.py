@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from made_up_runs import (
     PRUNE,
     TRAIN,
@@ -189,6 +190,18 @@ def test_methods_in_order_and_the_best_of_each_ratio(tmp_path: Path) -> None:
     assert (0, 2) in grid.best
     assert not {(1, 2), (2, 2), (3, 2)} & grid.best
     assert "| rni | **90.00** | **90.00** |" in grids.markdown(grid)
+
+
+def test_each_method_has_its_place_and_its_colour(tmp_path: Path) -> None:
+    ours = {file.stem for file in (ROOT / "conf" / "method").glob("*.yaml")}
+    for method in (*ours, "another"):
+        pruned_run(tmp_path / method, Path("t"), method=method)
+    table = only_table(tmp_path)
+    methods = [row.variant.method for row in table.rows]
+    assert methods == ["rni", "l1", "ucs", "polarization", "another"]
+    colours = plots.method_colours([table])
+    assert len(set(colours.values())) == len(methods)
+    assert plots.method_colours([]) == {method: colours[method] for method in ours}
 
 
 BROKEN = {

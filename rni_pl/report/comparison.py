@@ -9,7 +9,7 @@ from rni_pl.report.departures import Judged
 from rni_pl.report.grids import NOTHING, Grid, count, percent, ratio_name, removed
 from rni_pl.report.importances import LIMITS, Distribution
 from rni_pl.report.published import Published, beside
-from rni_pl.report.tables import KNOWN_METHODS, Row, Stat, Table, stat, tabulate
+from rni_pl.report.tables import COLOURS, Row, Stat, Table, stat, tabulate
 
 SEVERE = 0.9  # the ratio at which switches are compared
 
@@ -70,7 +70,7 @@ def _columns(
     ratios = dict.fromkeys(
         ratio for source in sources for of in source.accuracies.values() for ratio in of
     )
-    known = [method for method in KNOWN_METHODS if method in published]
+    known = [method for method in COLOURS if method in published]
     others = sorted({one.run.summary["method"] for one in mine} - set(known))
     return [(method, ratio) for method in (*known, *others) for ratio in ratios]
 

@@ -19,10 +19,9 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFo
 from rni_pl.report.grids import kept, ratio_name, widths
 from rni_pl.report.importances import LIMITS, Distribution, shared_edges, shares
 from rni_pl.report.settings import Variant
-from rni_pl.report.tables import Row, Stat, Table
+from rni_pl.report.tables import COLOURS, Row, Stat, Table
 
-COLOURS = {"rni": "#1f6fb2", "l1": "#d9731a", "ucs": "#3a8f4d"}
-OTHERS = ("#8b5cb8", "#c23b5a", "#7a6a53", "#0f9a9a", "#5f6b7a")
+OTHERS = ("#c23b5a", "#7a6a53", "#0f9a9a", "#5f6b7a")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, EDGE, FAINT = "#2b3138", "#9aa3ad", "#e3e7eb"

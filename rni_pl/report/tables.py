@@ -8,7 +8,8 @@ from typing import Any
 from rni_pl.report.collect import Problem, Run
 from rni_pl.report.settings import Variant, variants
 
-KNOWN_METHODS = ("rni", "l1", "ucs")  # these first, others by name
+# Methods with the colours they are drawn in; these come first, others by name.
+COLOURS = {"rni": "#1f6fb2", "l1": "#d9731a", "ucs": "#3a8f4d", "polarization": "#8b5cb8"}
 OF_DENSE = {"acc_dense": "test_acc", "params": "params", "macs": "macs"}
 OF_PRUNED = {
     **{key: key for key in ("acc_dense", "acc_pruned", "acc_finetuned")},
@@ -139,5 +140,5 @@ def _ratio_order(ratio: float | str | None) -> float:
 
 def _row_order(row: Row) -> tuple[Any, ...]:
     method = row.variant.method
-    known = KNOWN_METHODS.index(method) if method in KNOWN_METHODS else len(KNOWN_METHODS)
+    known = [*COLOURS, method].index(method)
     return known, method, row.variant.label, _ratio_order(row.ratio)
