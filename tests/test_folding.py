@@ -9,6 +9,7 @@ import torch
 import torchvision
 from test_export import as_trained
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import rni_pl
 from rni_pl import convert_batchnorm
@@ -109,6 +110,53 @@ def test_norms_that_cannot_be_folded_stay() -> None:
     assert left == ["bn1", "bn2", "bn3", "bn4", "bn5", "bn6"]
 
 
+class Chain(nn.Module):
+    """Two convolutions with a norm layer each, of a width that is no multiple of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        return self.fc(self.bn2(self.conv2(x)).relu().mean((2, 3)))
+
+
+def doubled(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    return 2 * output
+
+
+# What is done to a network, and the norm layers that stay for it.
+UNCOMMON = {
+    "parametrized weight_norm": (lambda m: parametrizations.weight_norm(m.conv1), ["bn1"]),
+    "parametrized spectral_norm": (lambda m: parametrizations.spectral_norm(m.conv1), ["bn1"]),
+    "weight_norm": (lambda m: nn.utils.weight_norm(m.conv1), ["bn1"]),
+    "spectral_norm": (lambda m: nn.utils.spectral_norm(m.conv1), ["bn1"]),
+    "weight_norm of the head": (lambda m: nn.utils.weight_norm(m.fc), []),
+    "parametrized norm": (lambda m: parametrizations.weight_norm(m.bn1, dim=None), ["bn1"]),
+    "hook of a convolution": (lambda m: m.conv2.register_forward_hook(doubled), ["bn2"]),
+    "hook of a norm": (lambda m: m.bn2.register_forward_hook(doubled), ["bn2"]),
+    "hook before a norm": (
+        lambda m: m.bn2.register_forward_pre_hook(lambda _, given: (2 * given[0],)),
+        ["bn2"],
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("change", UNCOMMON)
+def test_layers_with_hooks_or_computed_weights_stay(change: str) -> None:
+    model = as_trained(Chain())
+    do, left = UNCOMMON[change]
+    do(model)
+    deployed = exporting.deployable(model, [3, 8, 8])
+    x = torch.randn(2, 3, 8, 8)
+    assert relative(deployed(x).detach(), model(x).detach()) < 1e-5
+    assert [name for name, m in deployed.named_modules() if isinstance(m, nn.BatchNorm2d)] == left
+
+
 # Filling up.
 
 
@@ -167,6 +215,30 @@ def test_widths_that_stand_in_the_code_stay() -> None:
         deployed = exporting.deployable(model, [3, 8, 8])
     assert deployed.conv.out_channels == 6
     assert isinstance(deployed.bn, nn.Sequential)
+
+
+class Checked(Chain):
+    """A forward that checks its own width, as the error that is given to it."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        if x.shape[1] != 6:
+            raise self.error("the wrong width")
+        return self.fc(self.bn2(self.conv2(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("error", [ValueError, AssertionError, KeyError])
+def test_widths_that_the_code_checks_stay(error: type[Exception]) -> None:
+    model = as_trained(Checked(error))
+    with pytest.warns(UserWarning, match="widths are fixed in the network's code"):
+        deployed = exporting.deployable(model, [3, 8, 8])
+    x = torch.randn(2, 3, 8, 8)
+    assert relative(deployed(x).detach(), model(x).detach()) < 1e-5
+    assert deployed.conv1.out_channels == 6
 
 
 def test_align_is_a_choice(command: Callable, pruned: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rni_pl.export.folding import is_plain_conv
+from rni_pl.export.folding import is_bare, is_plain_conv
 from rni_pl.pruning.graph import ChannelGraph
 
 
@@ -106,7 +106,7 @@ def _can_widen(layer: nn.Module) -> bool:
     if is_plain_conv(layer):
         return layer.groups in (1, layer.in_channels)
     # A sequence stands where a norm layer was folded: there is nothing to widen.
-    return type(layer) in (nn.Linear, nn.Sequential)
+    return type(layer) in (nn.Linear, nn.Sequential) and is_bare(layer)
 
 
 def _resize(layer: nn.Module, inputs: Side | None, outputs: Side) -> None:

@@ -8,8 +8,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.parametrize import is_parametrized
 
 from rni_pl.norm import after_norm, scale
+from rni_pl.pruning.modes import evaluating
 from rni_pl.pruning.tracing import trace
 
 
@@ -18,13 +20,13 @@ def fold(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy, in evaluation mode, whose convolutions do the work of the norm layers behind them.
 
     A norm layer is folded where it alone reads the output of a convolution, and each of the two is
-    called once; every other one stays as it is. Where timm's BatchNorm carries an activation, the
-    activation stays. `example` is a batch of images, for tracing.
+    called once and bare; every other one stays as it is. Where timm's BatchNorm carries an
+    activation, the activation stays. `example` is a batch of images, for tracing.
 
     Raises:
         PruningError: `torch.fx` cannot trace the network.
     """
-    model = copy.deepcopy(model).eval()
+    model = _copied(model, example).eval()
     left: dict[nn.Module, nn.Module] = {}
     for conv, norm in _pairs(model, example):
         conv.weight, conv.bias = fuse_conv_bn_weights(
@@ -42,6 +44,15 @@ def fold(model: nn.Module, example: Tensor) -> nn.Module:
             if child in left:
                 module._modules[name] = left[child]
     return model
+
+
+def _copied(model: nn.Module, example: Tensor) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError:  # the older weight_norm keeps what it computed, with its gradients' graph
+        with evaluating(model):
+            model(example)  # computed without gradients, it can be copied
+        return copy.deepcopy(model)
 
 
 def _pairs(model: nn.Module, example: Tensor) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -65,6 +76,7 @@ def is_plain_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     kind = type(layer)
     return (
         issubclass(kind, nn.Conv2d)
+        and is_bare(layer)
         and kind.forward is nn.Conv2d.forward
         and kind._conv_forward is nn.Conv2d._conv_forward
     )
@@ -74,6 +86,16 @@ def _computes_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether this is a BatchNorm2d, or SigBN, that evaluates with running statistics."""
     return (
         isinstance(layer, nn.BatchNorm2d)
+        and is_bare(layer)
         and layer.running_mean is not None
         and after_norm(layer) is not None
     )
+
+
+def is_bare(layer: nn.Module) -> bool:
+    """Whether a layer has no hooks and no computed weights, which a new weight would break.
+
+    The older weight_norm and spectral_norm of torch.nn.utils are hooks.
+    """
+    hooks = layer._forward_hooks or layer._forward_pre_hooks
+    return not hooks and not is_parametrized(layer)
