@@ -32,7 +32,7 @@ def load_model(
     Raises:
         CheckpointError: missing, damaged, foreign, it asks for code that is not allowed, or `model`
             is another network.
-        TypeError: `model` is no network.
+        TypeError: `model` is no network, or `allow` a text and no list of them.
     """
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a network, not {model!r:.80}")

@@ -162,7 +162,10 @@ def check_trusted(arch: Mapping[str, Any], allow: Collection[str] = ()) -> None:
 
     Raises:
         CheckpointError: the description is not trusted.
+        TypeError: `allow` is one name; any part of a text is in the text.
     """
+    if isinstance(allow, str):
+        raise TypeError(f"allow must be a list of names, not {allow!r:.80}: allow=[NAME]")
     target = arch.get("_target_")
     if not isinstance(target, str):
         raise CheckpointError("the checkpoint names no network (arch._target_)")

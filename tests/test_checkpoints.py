@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,15 @@ def test_further_networks_are_allowed_by_name(
     x = torch.randn(2, 3, 8, 8)
     loaded = rni_pl.load_model(tmp_path / "theirs.ckpt", allow=["their_nets.Net"])
     assert torch.equal(loaded(x), net.eval()(x))
+
+
+@pytest.mark.parametrize("read", [rni_pl.load_model, Classifier.load_from_checkpoint])
+def test_names_that_are_allowed_are_a_list(tmp_path: Path, read: Callable) -> None:
+    """Any part of a text is in the text."""
+    spec = {"arch": {"_target_": "their_nets.Net"}, "num_classes": 10}
+    torch.save({"hyper_parameters": {"spec": spec}, "state_dict": {}}, tmp_path / "theirs.ckpt")
+    with pytest.raises(TypeError, match="allow must be a list of names, not"):
+        read(tmp_path / "theirs.ckpt", allow="my_their_nets.Nets")
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "foreign", "text", "no run"])
