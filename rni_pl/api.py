@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from rni_pl.stages.finetuning import GIVEN
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.runs import plain_data_values
 from rni_pl.stages.sharing import between_jobs
+
+# Arguments of `train` that are settings of its method, and what a configuration calls them.
+METHOD_ARGUMENTS = {"reg_weight": "reg_weight", "b": "shift"}
 
 
 def train(
@@ -65,12 +69,15 @@ def train(
 
     Raises:
         RniError: a value is unknown or out of range, or the data is not there.
+        TypeError: `overrides` is a text and no list of them.
     """
-    given = {"method.reg_weight": reg_weight, "method.shift": b}
     settings = [f"arch={arch}", f"method={method}"]
-    settings += [f"{key}={value}" for key, value in given.items() if value is not None]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
-    config = _configure("train", [*settings, *overrides])
+    config = _configure("train", settings, overrides)
+    given = {"reg_weight": reg_weight, "b": b}
+    if chosen := {name: value for name, value in given.items() if value is not None}:
+        settings += _of_method(method, config.method, chosen)
+        config = _configure("train", settings, overrides)
     with _directory(run_dir) as directory:
         return _result(dispatch.run("train", config, Path(directory), watch_test=True))
 
@@ -97,13 +104,13 @@ def prune_finetune(
     is kept in `run_dir` is loaded with ``load_model(run_dir, model=...)``.
 
     Raises:
-        TypeError: `model` is no network.
+        TypeError: `model` is no network, or `overrides` a text and no list of them.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a network, not {model!r:.80}; load_model(path) reads one")
     settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
-    config = _configure("prune", [*settings, *overrides])
+    config = _configure("prune", settings, overrides)
     if known := getattr(model, "model_spec", None):
         config = inheriting.with_pixels_and_split_of(config, known)
     method, scope = _method_and_scope(model, method)
@@ -121,15 +128,34 @@ def prune_finetune(
         return _result(dispatch.run("prune", config, Path(directory), **options))
 
 
-def _configure(command: str, settings: list[str]) -> DictConfig:
-    config = configuration.compose_config(command, settings)
-    for item in settings:
+def _configure(
+    command: str, settings: list[str], overrides: tuple[str, ...] | list[str]
+) -> DictConfig:
+    if isinstance(overrides, str):
+        raise TypeError(f"overrides must be a list, not {overrides!r:.80}: overrides=[KEY=VALUE]")
+    for item in overrides:
+        if re.match(r"[+~]*hydra\b(?!\.searchpath)", item):
+            raise ConfigError(f"{item} is for the commands; in Python, run_dir=... keeps a run")
+    config = configuration.compose_config(command, [*settings, *overrides])
+    for item in overrides:
         if item.lstrip("+").startswith(("existing=continue", "resume=")):
             raise ConfigError(
                 f"{item} is for the commands: a run of {command}.py goes on with "
                 f"python {command}.py {item}"
             )
     return config
+
+
+def _of_method(method: str, known: DictConfig, chosen: dict[str, float]) -> list[str]:
+    """Arguments of `train` as settings of the method, whose configuration is `known`."""
+    for argument in chosen:
+        if METHOD_ARGUMENTS[argument] not in known:
+            ours = [name for name, setting in METHOD_ARGUMENTS.items() if setting in known]
+            raise ConfigError(
+                f"{argument} is not a setting of method={method}; its settings: "
+                f"{', '.join(ours) or 'none'}"
+            )
+    return [f"method.{METHOD_ARGUMENTS[name]}={value}" for name, value in chosen.items()]
 
 
 def _method_and_scope(model: nn.Module, method: str | None) -> tuple[str, str]:

@@ -186,12 +186,23 @@ def test_any_network_can_be_pruned() -> None:
         ({"overrides": ["nonsense=1"]}, "nonsense"),
         ({"overrides": ["existing=continue"]}, "python train.py existing=continue"),
         ({"overrides": ["resume=runs/x"]}, "python train.py resume=runs/x"),
+        ({"method": "l1", "b": 1.0}, "b is not a setting of method=l1; its settings: reg_weight"),
+        ({"method": "ucs", "reg_weight": 0.1}, "reg_weight is not a setting of method=ucs"),
+        ({"overrides": ["hydra.run.dir=runs/x"]}, "in Python, run_dir=... keeps a run"),
     ],
 )
 def test_train_refuses(settings: dict, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         rni_pl.train(**{"dataset": "digits", "arch": "resnet20", "epochs": 1, **settings})
     assert words in str(caught.value)
+
+
+def test_overrides_are_a_list() -> None:
+    settings = {"dataset": "digits", "epochs": 1, "overrides": "seed=1"}
+    with pytest.raises(TypeError, match="overrides must be a list, not 'seed=1'"):
+        rni_pl.train(**settings)
+    with pytest.raises(TypeError, match="overrides must be a list, not 'seed=1'"):
+        rni_pl.prune_finetune(models.resnet20(), **settings)
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.1, float("nan"), "half"])
