@@ -60,7 +60,9 @@ def _tool(name: str, home: str) -> None:
         return
     try:
         config = configuration.compose_config(name, arguments)
-        import_module(home).run(config)  # imports torch: only once the configuration is sound
+        tool = import_module(home)  # imports torch: only once the configuration is sound
+        _warn_in_one_line()
+        tool.run(config)
     except (RniError, OSError) as error:
         _say(error)
         sys.exit(2)
@@ -190,7 +192,7 @@ def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | 
             config.resume = str(run_dir)
     if config.resume is not None:
         _log_into(Path(config.resume))
-    warnings.formatwarning = _one_line  # type: ignore[assignment]  # Lightning sets its own on import
+    _warn_in_one_line()
     return dispatch.run(name, config, run_dir).summary["val_acc"]
 
 
@@ -214,6 +216,11 @@ def _say(error: Exception) -> None:
     if not isinstance(error, EXPECTED):
         message = f"unexpected {type(error).__name__}: {message} (HYDRA_FULL_ERROR=1 shows where)"
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def _warn_in_one_line() -> None:
+    """To be called behind all imports: Lightning sets a format of its own in its."""
+    warnings.formatwarning = _one_line  # type: ignore[assignment]
 
 
 def _one_line(message: Warning | str, *_: Any) -> str:

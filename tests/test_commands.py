@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import rni_pl
 from rni_pl import helping
+from rni_pl.benchmark import comparing
 from rni_pl.config import compose_config, config_dir
 from rni_pl.errors import ConfigError
+from rni_pl.export import exporting
 from rni_pl.hardware import choose_precision
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
@@ -278,3 +281,18 @@ def test_wheel_works_anywhere(tmp_path: Path) -> None:
     done = run_python("-c", code, cwd=elsewhere, PYTHONPATH=str(tmp_path / "site"))
     assert done.status == 0, done.err
     assert math.isfinite(summary(elsewhere / "run")["test_acc"])
+
+
+@pytest.mark.parametrize("name", ["export", "benchmark"])
+def test_tools_warn_in_one_line(
+    command: Callable, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    said = []
+
+    def run(_: object) -> None:
+        said.append(warnings.formatwarning("two\nlines", UserWarning, "some.py", 1))
+
+    monkeypatch.setattr(warnings, "formatwarning", lambda *_: "")
+    monkeypatch.setattr({"export": exporting, "benchmark": comparing}[name], "run", run)
+    assert command(name, "checkpoint=x", *["output=x.onnx"] * (name == "export")).status == 0
+    assert said == ["warning: two lines\n"]
