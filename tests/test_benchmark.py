@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHORT
-from test_export import as_trained, spec_of
+from test_export import as_trained, save, spec_of
 from torch import nn
 
 from rni_pl import models
-from rni_pl.benchmark import engines, speed
+from rni_pl.benchmark import comparing, engines, speed
 from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.networks import families
 from rni_pl.benchmark.speed import medians, seconds_a_batch
-from rni_pl.config import compose_config
+from rni_pl.config import compose_config, plain
+from rni_pl.errors import ConfigError
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import macs
-from rni_pl.spec import build
+from rni_pl.spec import ModelSpec, build
 
 pytest.importorskip("onnxruntime")
 
@@ -152,7 +153,7 @@ def test_an_engine_that_cannot_run_is_left_out(
 
     monkeypatch.setitem(engines.ENGINES, "compiled", no_compiler)
     arguments = (f"checkpoint={pruned}", "batch=1", "repeats=1")
-    with pytest.warns(UserWarning, match=r"^compiled, batch 1: no C\+\+ compiler$"):
+    with pytest.warns(UserWarning, match=r"^compiled, batch 1: RuntimeError: no C\+\+ compiler$"):
         finished = command("benchmark", *arguments, "engines=[compiled,eager]")
     assert finished.status == 0
     assert "eager" in finished.out
@@ -231,3 +232,37 @@ def test_dense_checkpoints_of_one_network_are_told_apart(trained: Path, tmp_path
     (family,) = families(config)
     names = [network.name for network in family.pruned]
     assert names == [f"{path}, ratio 0.5, round_to 1" for path in (trained, other)]
+
+
+def test_one_dense_network_is_not_given_twice(trained: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(trained, tmp_path / "other")
+    config = compose_config("benchmark", [f"checkpoint=[{trained},{other}]"])
+    with pytest.raises(ConfigError, match=r"other is the same dense network as .*trained"):
+        families(config)
+
+
+def test_tables_and_rows_say_what_tells_families_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "seconds_a_batch", lambda *_: [0.1])
+    target, shape = "rni_pl.models.resnet20", [3, 32, 32]
+    specs = [
+        ModelSpec({"_target_": target}, 10, "bn", image_shape=shape),
+        ModelSpec({"_target_": target}, 10, "sigbn", image_shape=shape),
+        ModelSpec({"_target_": target}, 7, "bn", image_shape=shape),
+        ModelSpec({"_target_": target}, 10, "bn", image_shape=[3, 64, 48]),
+        ModelSpec({"_target_": target, "num_classes": 10}, 10, "bn", image_shape=shape),
+    ]
+    files = [save(build(spec), spec, tmp_path / f"{i}.ckpt") for i, spec in enumerate(specs)]
+    given = f"checkpoint=[{','.join(map(str, files))}]"
+    config = compose_config("benchmark", [given, "engines=eager", "batch=1", "threads=2"])
+    rows = [next(comparing.measure(family, plain(config), print)) for family in families(config)]
+    assert [str(comparing.table([row]).title) for row in rows] == [
+        "resnet20 (bn, 10 classes, 32 x 32), 2 threads",
+        "resnet20 (sigbn, 10 classes, 32 x 32), 2 threads",
+        "resnet20 (bn, 7 classes, 32 x 32), 2 threads",
+        "resnet20 (bn, 10 classes, 64 x 48), 2 threads",
+        "resnet20 (num_classes=10, bn, 10 classes, 32 x 32), 2 threads",
+    ]
+    told = [(r.arch, str(r.arguments), r.norm, r.classes, str(r.image_size)) for r in rows]
+    assert len(set(told)) == len(specs)

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from rni_pl import files
 from rni_pl.benchmark.engines import Setup
@@ -20,17 +21,24 @@ from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.config import plain
 from rni_pl.errors import BenchmarkError, first_line
 from rni_pl.progress import busy
+from rni_pl.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class Row:
     """Figures of one network on one engine.
 
-    `milliseconds` is the median latency of a batch. `speedup` and `mac_reduction` are factors
-    against the dense network; `efficiency` is `speedup / mac_reduction`.
+    `arguments` are those of the network's builder, `norm` is ``"bn"`` or ``"sigbn"``, `image_size`
+    height and width: with `arch` and `classes`, what tells the networks of one table from those of
+    another. `milliseconds` is the median latency of a batch. `speedup` and `mac_reduction` are
+    factors against the dense network; `efficiency` is `speedup / mac_reduction`.
     """
 
     arch: str
+    arguments: dict[str, Any]
+    norm: str
+    classes: int
+    image_size: list[int]
     network: str
     engine: str
     batch: int
@@ -69,6 +77,7 @@ def measure(
     """Figures for every engine and batch size; with a warning where an engine cannot run here."""
     networks = [family.dense, *family.pruned]
     threads = settings["threads"] or torch.get_num_threads()
+    described = _described(family.spec)
     for engine, batch in product(as_list(settings["engines"]), as_list(settings["batch"])):
         announce(f"{family.spec.arch_name}: {engine}, batch {batch}")
         setup = Setup(engine, batch, threads, settings["align"], settings["repeats"])
@@ -76,12 +85,12 @@ def measure(
             models = [network.model for network in networks]
             found = seconds_a_batch(models, family.spec.image_shape, setup)
         except Exception as error:  # each fails in its own way: no compiler, too little memory
-            warnings.warn(f"{engine}, batch {batch}: {first_line(error)}", stacklevel=2)
+            warnings.warn(f"{engine}, batch {batch}: {_named(error)}", stacklevel=2)
             continue
         for network, seconds in zip(networks, found, strict=True):
             speedup, reduction = found[0] / seconds, family.dense.macs / network.macs
             yield Row(
-                arch=family.spec.arch_name,
+                **described,
                 network=network.name,
                 engine=engine,
                 batch=batch,
@@ -94,9 +103,31 @@ def measure(
             )
 
 
+def _described(spec: ModelSpec) -> dict[str, Any]:
+    """What the rows say of a family."""
+    return {
+        "arch": spec.arch_name,
+        "arguments": {key: value for key, value in spec.arch.items() if key != "_target_"},
+        "norm": spec.norm,
+        "classes": spec.num_classes,
+        "image_size": spec.image_shape[1:],
+    }
+
+
+def _named(error: Exception) -> str:
+    """An error's class and first line; many say little without their class."""
+    name, said = type(error).__name__, first_line(error)
+    return said if said == name else f"{name}: {said}"
+
+
 def table(rows: list[Row]) -> Table:
     """Latency, throughput and speed-up beside the MAC reduction."""
-    title = f"{rows[0].arch}, {rows[0].threads} threads"
+    one = rows[0]
+    arguments = [f"{key}={value}" for key, value in one.arguments.items()]
+    size = " x ".join(map(str, one.image_size))
+    about = ", ".join([*arguments, one.norm, f"{one.classes} classes", size])
+    # Text, since arguments may have brackets, which are markup elsewhere.
+    title = Text(f"{one.arch} ({about}), {one.threads} threads")
     shown = Table("network", "engine", title=title)
     for column in ("batch", "ms", "images/s", "speed-up", "MACs", "speed-up / MACs"):
         shown.add_column(column, justify="right")

@@ -51,6 +51,7 @@ def families(config: DictConfig) -> list[Family]:
     if others:
         raise ConfigError(f"prune.{min(others)} is a setting of prune.py, not of the benchmark")
     paths = as_list(plain(config)["checkpoint"])
+    plainly: dict[str, str] = {}  # checkpoints that are shown as the dense network and no other
     for path in paths:
         model = load_model(path, list(config.allow))
         spec: ModelSpec = model.model_spec  # type: ignore[assignment]
@@ -58,6 +59,13 @@ def families(config: DictConfig) -> list[Family]:
             raise ConfigError(f"prune.ratio is for dense checkpoints; checkpoint={path} is pruned")
         dense = model if not spec.structure else _built(replace(spec, structure={}))
         key = str((spec.arch, spec.num_classes, spec.norm, spec.image_shape))
+        if not spec.structure and not as_list(options["ratio"]):
+            if key in plainly:
+                raise ConfigError(
+                    f"checkpoint={path} is the same dense network as {plainly[key]}, and as fast; "
+                    "allowed: one of them, or prune.ratio=..."
+                )
+            plainly[key] = path
         family = found.setdefault(key, Family(spec, _network("dense", dense, spec)))
         smaller = [(path, model)] if spec.structure else _pruned(model, spec, options)
         if len(paths) > 1 and not spec.structure:
