@@ -78,8 +78,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:
     """Importance of every channel by norm layer, as `norm.scale_sizes` has it, from the file alone.
 
-    No network is built, so that this reads the checkpoints of any network, trusted or not. A norm
-    layer is what has a weight and a running mean.
+    No network is built, so that this reads the checkpoints of any network, trusted or not.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or no norm layer with finite scales in it.
@@ -89,9 +88,7 @@ def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:
     try:
         sigmoid = contents["hyper_parameters"]["spec"]["norm"] == "sigbn"
         weights = _weights(contents["state_dict"])
-        names = [key.rpartition(".")[0] for key in weights if key.endswith(".running_mean")]
-        if sigmoid:  # what is left with a bias is no SigBN: a BatchNorm1d
-            names = [name for name in names if f"{name}.bias" not in weights]
+        names = contents.get("scaled", _norms_in(weights, sigmoid))
         gammas = {n: weights[f"{n}.weight"].float() for n in names if f"{n}.weight" in weights}
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"checkpoint={file} was not written by rni_pl") from error
@@ -99,6 +96,13 @@ def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:
     if not sizes or not all(bool(torch.isfinite(values).all()) for values in sizes.values()):
         raise CheckpointError(f"checkpoint={file} holds no finite scales of norm layers")
     return sizes
+
+
+def _norms_in(weights: Mapping[str, Tensor], sigmoid: bool) -> list[str]:
+    """What looks like a norm layer: it has a running mean. Earlier versions did not name them."""
+    names = [key.rpartition(".")[0] for key in weights if key.endswith(".running_mean")]
+    # What is left with a bias is no SigBN: a BatchNorm1d.
+    return [name for name in names if not (sigmoid and f"{name}.bias" in weights)]
 
 
 def read_plain(file: Path, key: str = "checkpoint") -> Any:

@@ -14,6 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from rni_pl import checkpoint
+from rni_pl.norm import scaled_norms
 from rni_pl.pruning.surgery import structure_of
 from rni_pl.recipe import Recipe
 from rni_pl.spec import ModelSpec, build
@@ -158,7 +159,8 @@ class Classifier(pl.LightningModule):
         config.scheduler.load_state_dict(schedule.state_dict())
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        """Keep what all devices counted so far in this epoch."""
+        """Keep which layers have scales, and what all devices counted so far in this epoch."""
+        checkpoint_["scaled"] = [name for name, _ in scaled_norms(self.model)]
         checkpoint_["train_metrics"] = {}
         metrics: Any = self.metrics["train_metrics"]
         for key, metric in metrics.items():

@@ -7,12 +7,15 @@ import pytest
 import torch
 import yaml
 from made_up_runs import PRUNE, TRAIN, only_table, pruned_run, put, trained_run
+from torch import nn
 
 from rni_pl.checkpoint import read_scale_sizes
+from rni_pl.classifier import Classifier
 from rni_pl.report import grids
 from rni_pl.report.__main__ import main
 from rni_pl.report.collect import collect
 from rni_pl.report.settings import parent_of
+from rni_pl.spec import ModelSpec
 
 
 def test_a_run_that_was_replaced_is_no_parent(tmp_path: Path) -> None:
@@ -117,6 +120,16 @@ def test_batchnorm_of_another_kind_has_no_importances(tmp_path: Path) -> None:
         torch.save(spec, tmp_path / "x.ckpt")
         found = read_scale_sizes(tmp_path / "x.ckpt")
         assert {name: values.tolist() for name, values in found.items()} == known
+
+
+def test_importances_are_of_the_layers_whose_scales_rank(tmp_path: Path) -> None:
+    layers = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(4)
+    spec = ModelSpec(arch={}, num_classes=4).to_dict()
+    classifier = Classifier(spec, module=nn.Sequential(*layers))
+    contents = {"hyper_parameters": {"spec": spec}, "state_dict": classifier.state_dict()}
+    classifier.on_save_checkpoint(contents)
+    torch.save(contents, tmp_path / "x.ckpt")
+    assert read_scale_sizes(tmp_path / "x.ckpt").keys() == {"1"}
 
 
 def test_what_cannot_be_read_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
