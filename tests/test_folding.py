@@ -250,6 +250,3 @@ def test_align_is_a_choice(command: Callable, pruned: Path) -> None:
         widths.append({len(w) % 4 for key, w in weights.items() if "conv" in key})
     assert len(widths[0]) > 1
     assert widths[1] == {0}
-
-
-# The files.
