@@ -145,7 +145,7 @@ def locate(target: str) -> Callable[..., Any]:
     home, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(home), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise whatever it likes
         raise ConfigError(
             f"arch._target_={target} cannot be imported: {first_line(error)}"
         ) from error
@@ -200,5 +200,8 @@ def _registered(target: str, arch: Mapping[str, Any]) -> bool:
 
 
 def _accepts(builder: Callable[..., Any], argument: str) -> bool:
-    parameters = inspect.signature(builder).parameters
+    try:
+        parameters = inspect.signature(builder).parameters
+    except ValueError:  # some of C do not say
+        return False
     return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -66,6 +66,7 @@ def refused(finished, *words: str) -> None:
         (["arch=custom", "arch._target_=torchvision.models.nosuch"], ["nosuch"]),
         (["arch=custom", "arch._target_=no.such.module"], ["no.such.module"]),
         (["arch=custom", "arch._target_=math.sqrt"], ["math.sqrt"]),
+        (["arch=custom", "arch._target_=torch.zeros"], ["torch.zeros"]),
         (["+arch.widht=3"], ["widht"]),
         (["+arch.num_classes=7"], ["7", "10 classes"]),
         (["resume=nowhere"], ["resume=nowhere"]),
@@ -78,6 +79,16 @@ def test_what_train_refuses(command: Callable, arguments: list[str], words: list
         refused(command("train", *kept, *arguments), *words)
     else:
         refused(command("train", *DIGITS, *arguments), *words)
+
+
+@pytest.mark.parametrize("code", ["raise RuntimeError('odd')", "x = y", "def net(:"])
+def test_a_network_in_a_broken_module_is_named(
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "odd_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    given = "arch=custom", "arch._target_=odd_module.net", "data=digits", *SHORT
+    refused(command("train", *given), "arch._target_=odd_module.net cannot be imported")
 
 
 @pytest.mark.parametrize(

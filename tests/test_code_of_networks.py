@@ -45,6 +45,7 @@ PRUNED = {
     "loop over rows": lambda: through(
         lambda x: torch.stack([x[:, :, i] for i in range(x.shape[2])], 2)
     ),
+    "float of a size": lambda: through(lambda x: x / float(x.shape[2])),
     "whole number of rows": lambda: through(lambda x: x[:, :, : int(x.shape[2] / 2)]),
     "concatenated by name": lambda: Net(
         lambda net, x: net.head(torch.cat(tensors=[y := net.stem(x), y], dim=1)), 24
@@ -72,6 +73,7 @@ BY_WIDTH = {
     "a whole number": (
         lambda x: torch.cat([x[:, int(x.shape[1] / 2) :], x[:, : int(x.shape[1] / 2)]], 1), "size"
     ),
+    "a float": (lambda x: x / float(x.shape[1]), "size"),
     "a loop": (lambda x: sum(x / 2 for _ in range(x.shape[1])), "size"),
 }  # fmt: skip
 

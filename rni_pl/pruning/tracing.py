@@ -213,13 +213,13 @@ class Tracer(fx.Tracer):
         self.create_node("call_function", decision, (obj.node, bool(value)), {})
         return bool(value)
 
-    def to_int(self, obj: fx.Proxy) -> int:
-        """A whole number that the code makes of a size: ``int(width / 2)``, ``range(height)``."""
+    def to_number(self, obj: fx.Proxy, kind: type) -> Any:
+        """A size that the code calculates with: ``range(height)``, ``float(channels)``."""
         value = self.results[obj.node]
         if isinstance(value, Tensor) or obj.node in self._read:
-            raise fx.proxy.TraceError("int() of what activations hold")
-        self.create_node("call_function", whole_number, (obj.node, int(value)), {})
-        return int(value)
+            raise fx.proxy.TraceError(f"{kind.__name__}() of what activations hold")
+        self.create_node("call_function", number, (obj.node, kind(value)), {})
+        return kind(value)
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """A loop over something of known length."""
@@ -244,9 +244,12 @@ class StandIn(fx.Proxy):
         return len(self.tracer.results[self.node])  # type: ignore[attr-defined]
 
     def __int__(self) -> int:
-        return self.tracer.to_int(self)  # type: ignore[attr-defined]
+        return self.tracer.to_number(self, int)  # type: ignore[attr-defined]
 
     __index__ = __int__
+
+    def __float__(self) -> float:
+        return self.tracer.to_number(self, float)  # type: ignore[attr-defined]
 
     # fx notes these as new results; what else holds the memory would not be known to change.
 
@@ -286,9 +289,9 @@ def decision(value: Any, before: bool) -> None:
         raise RuntimeError("the network's code would decide otherwise")
 
 
-def whole_number(value: Any, before: int) -> None:
-    """Raise where the network's code would now make another number of a size."""
-    if int(value) != before:
+def number(value: Any, before: float) -> None:
+    """Raise where the network's code would now calculate with another size."""
+    if type(before)(value) != before:
         raise RuntimeError("the network's code would calculate with another size")
 
 

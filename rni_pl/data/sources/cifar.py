@@ -46,9 +46,9 @@ def _download(dataset: Any, root: str) -> None:
         if new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
         raise DataError(
-            f"{dataset.__name__} is not in data.root={root} and cannot be downloaded "
-            f"({first_line(error)}): put {dataset.filename} into {Path(root).resolve()}, or use "
-            "data=digits, which needs no download"
+            f"{dataset.__name__} is missing or damaged in data.root={root}, and cannot be "
+            f"downloaded ({first_line(error)}): put {dataset.filename} into "
+            f"{Path(root).resolve()}, or use data=digits, which needs no download"
         ) from error
 
 
