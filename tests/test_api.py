@@ -240,6 +240,13 @@ def test_convert_batchnorm_of_any_model() -> None:
     assert type(rni_pl.convert_batchnorm(nn.BatchNorm2d(3))) is SigmoidBatchNorm2d
 
 
+def test_sigbn_is_built_in_the_place_of_batchnorm() -> None:
+    built = SigmoidBatchNorm2d(8, 1e-3, 0.2, True, False)  # in the order of nn.BatchNorm2d
+    assert (built.eps, built.momentum, built.running_mean) == (1e-3, 0.2, None)
+    with pytest.raises(ValueError, match="affine=False makes nn.BatchNorm2d"):
+        SigmoidBatchNorm2d(8, affine=False)
+
+
 def test_sigbn_is_batchnorm_with_sigmoid_scale() -> None:
     sig, plain = SigmoidBatchNorm2d(5), nn.BatchNorm2d(5)
     plain.weight.data = torch.sigmoid(sig.weight.data)

@@ -69,7 +69,10 @@ def test_code_that_is_followed(build: Callable) -> None:
 
 BY_WIDTH = {
     "a new tensor": (lambda x: x / torch.full((), x.shape[1] ** 0.5), "full"),
-    "a sum of ones": (lambda x: x / torch.ones((1, x.shape[1])).sum(1, keepdim=True), "sum"),
+    "a sum of ones": (lambda x: x / torch.ones((1, x.shape[1])).sum(1, keepdim=True), "ones"),
+    "a sum of a constant": (
+        lambda x: x / torch.ones((1, 1), dtype=x.dtype).expand(1, x.shape[1]).sum(1), "sum"
+    ),
     "a whole number": (
         lambda x: torch.cat([x[:, int(x.shape[1] / 2) :], x[:, : int(x.shape[1] / 2)]], 1), "size"
     ),

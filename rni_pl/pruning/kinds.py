@@ -42,7 +42,6 @@ DROPPING = {name for name in ACTIVATIONS if "drop" in name or name == "stochasti
 FOLLOWED = ACTIVATIONS | CASTS | PRODUCTS
 ARITHMETIC = ADDITIONS | PRODUCTS | DIVISIONS
 WITH_NUMBERS = FOLLOWED | ARITHMETIC  # what may take a number beside a tensor
-ALIKE_IN_EVERY_SIZE = {"zeros", "ones", "empty"}  # new tensors
 IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 
 # Layers by their class.

@@ -75,7 +75,7 @@ def call(flow: "Flow", args: tuple, kwargs: dict) -> Any:
     if name in kinds.MOVES or name in kinds.SPLITS:
         return move(flow, name, args, kwargs)
     if not flow.node.all_input_nodes or not tensors_in((args, kwargs)):
-        return constant(flow, name, args, kwargs)
+        return constant(flow, args, kwargs)
     if len(operands) == 1:
         return call_on_one(flow, name, operands[0], args, kwargs)
     if len(operands) == 2:
@@ -270,12 +270,11 @@ def attribute(flow: "Flow", name: str) -> Any:
     return fixed(flow.shapes[flow.node])
 
 
-def constant(flow: "Flow", name: str, args: tuple, kwargs: dict) -> Any:
-    """Arithmetic on sizes, and new tensors: they hold no channels, and what fills them stays."""
+def constant(flow: "Flow", args: tuple, kwargs: dict) -> Any:
+    """Arithmetic on sizes, and new tensors, which hold no channels and stay as they are."""
     result = native(flow, args, kwargs)
-    if tensors_in(result) and name not in kinds.ALIKE_IN_EVERY_SIZE:
-        of_full = args[1:], {**kwargs, "size": None}
-        flow.hold_settings(of_full if name == "full" else (args, kwargs))
+    if tensors_in(result):
+        flow.hold_settings((args, kwargs))
     return map_tensors(result, lambda x: fixed(x.shape))
 
 

@@ -62,8 +62,8 @@ def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path) -> Iterator[No
         if came_to_nothing and start is None and (aside.is_dir() or isinstance(error, MISTAKES)):
             clear(run_dir)
             bring_back(run_dir, aside)
-        if came_to_nothing and start is not None:
-            for file, contents in before.items():
+        if came_to_nothing:
+            for file, contents in before.items():  # none where the run starts from its beginning
                 write_whole(file, contents)
         raise
     finally:

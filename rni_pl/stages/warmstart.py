@@ -8,7 +8,7 @@ from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import scaled_norms
 
-WRAPPED = {"state_dict", "model"}  # what training scripts keep it under
+WRAPPED = ("state_dict", "model")  # what training scripts keep it under
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of parallel, Lightning's and compiled networks
 
 
@@ -22,10 +22,10 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise CheckpointError(f"init={path} does not exist")
     state = checkpoint.read_plain(file, "init")
-    while isinstance(state, dict) and (under := WRAPPED & state.keys()):
-        if not isinstance(state[min(under)], dict):
-            break
-        state = state[min(under)]
+    while isinstance(state, dict) and (
+        within := next((state[key] for key in WRAPPED if isinstance(state.get(key), dict)), None)
+    ):
+        state = within
     tensors = isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
     if not state or not tensors:
         raise CheckpointError(f"init={path} holds no state dict")
