@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from made_up_runs import composed_run, only_table, pruned_from, report, save_checkpoint, trained_run
+from made_up_runs import composed_run, pruned_from, save_checkpoint, trained_run
 
-from rni_pl import models
 from rni_pl.errors import ConfigError
-from rni_pl.pruning.valley import valley_of
 from rni_pl.report import comparison, pages
 from rni_pl.report.__main__ import main
 from rni_pl.report.collect import collect
 from rni_pl.report.departures import judge
-from rni_pl.report.importances import read_distributions
 
 SHORT = "experiment=short_vgg16"
 PRUNE = "experiment=prune_short_vgg16"
@@ -86,6 +83,28 @@ def test_budgets_are_rows_of_their_own(tmp_path: Path) -> None:
     assert "not the conditions" not in found.caption
 
 
+def test_each_budget_has_tables_of_its_own(tmp_path: Path) -> None:
+    composed_run(tmp_path / "dense", SHORT, f"data.root={tmp_path}", "trainer.max_epochs=2")
+    for name, epochs, tuning in (("short", 4, 2), ("long", 8, 4)):
+        settings = (SHORT, f"data.root={tmp_path}", f"trainer.max_epochs={epochs}")
+        run = composed_run(tmp_path / name, *settings)
+        pruned_from(run, PRUNE, f"trainer.max_epochs={tuning}")
+    tables = comparison.at_budget(judge(collect([tmp_path]).runs))
+    task = "vgg16 on CIFAR-10 (JPEG)"
+    budgets = ["2 epochs", "4 + 2 epochs", "8 + 4 epochs"]
+    assert [pages.name(table) for table in tables] == [f"{task}, {budget}" for budget in budgets]
+    ratios = [[row.ratio for row in table.rows] for table in tables]
+    assert ratios == [[None], [None, 0.9], [None, 0.9]]
+    assert all(len(table.variants) == 1 for table in tables)  # one line from dense to pruned
+    page = tmp_path / "page.md"
+    marks = (f"<!-- table accuracy{of} -->\n<!-- end -->" for of in ("", f": {task}, 8 + 4 epochs"))
+    page.write_text("\n".join(marks))
+    main([str(tmp_path), "--fill", str(page)])
+    text = page.read_text()
+    assert [text.count(f"\n{task}, {budget}:\n") for budget in budgets] == [1, 1, 1]
+    assert text.count("\n| rni |") == 4  # the three, and the one that is asked for
+
+
 def test_other_protocols_and_recipes_are_not_the_papers(tmp_path: Path) -> None:
     cell = "experiment=cifar100_resnet56"
     composed_run(tmp_path / "validated", cell, "protocol=validation")
@@ -137,45 +156,6 @@ def test_a_budget_with_its_cost(short: Path) -> None:
     assert methods == {
         "polarization", "rni, reg_weight=0.001", "rni, reg_weight=0.04"
     }  # fmt: skip
-
-
-def scored(mode: float) -> torch.nn.Module:
-    """VGG-16 with SigBN, one part of whose scales lies around `mode`."""
-    model = models.vgg16(norm="sigbn")
-    for module in model.modules():
-        if hasattr(module, "running_mean"):
-            size = len(module.weight)
-            gamma = 2 + 0.5 * torch.randn(size)
-            gamma[: size // 3] = mode + 0.5 * torch.randn(size // 3)
-            module.weight.data.copy_(gamma)
-    return model
-
-
-def test_valley_of_a_network() -> None:
-    found = valley_of(scored(-8))
-    assert found is not None
-    assert found.divides
-    assert found.depth < 0.05
-    assert 0.002 < found.score < 0.5
-    assert found.share == pytest.approx(1 / 3, abs=0.01)
-    single = valley_of(scored(2))
-    assert single is None or not single.divides
-    assert valley_of(torch.nn.Conv2d(3, 3, 1)) is None
-
-
-def test_modes_of_each_dense_run(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        run = trained_run(tmp_path / f"rni{seed}", seed=seed)
-        save_checkpoint(run, "sigbn", {"bn": torch.cat([torch.randn(400) - 8, torch.randn(400)])})
-    run = trained_run(tmp_path / "l1", method="l1")
-    save_checkpoint(run, "bn", {"bn": 0.4 + 0.02 * torch.randn(800)})
-    grid = comparison.modes(read_distributions(only_table(tmp_path), []))
-    assert grid is not None
-    assert [(row[0], row[1], row[-1]) for row in grid.rows] == [
-        ("rni", "0", "two modes"), ("rni", "1", "two modes"), ("l1", "0", "none")
-    ]  # fmt: skip
-    page = report(tmp_path)
-    assert page.count('<td class="">two modes</td>') == 2
 
 
 PAGE = """# Results
@@ -238,8 +218,8 @@ def test_the_projects_results_are_what_the_command_makes(tmp_path: Path) -> None
     shutil.copy(ROOT / "docs" / "results.md", tmp_path)
     main([str(ROOT / "docs" / "runs"), "--fill", str(tmp_path / "results.md")])
     assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()
-    for file in tmp_path.glob("figures/*"):
-        assert (ROOT / "docs" / "figures" / file.name).is_file()
+    drawn = {file.name for file in tmp_path.glob("figures/*")}
+    assert drawn == {file.name for file in (ROOT / "docs" / "figures").iterdir()}
 
 
 MISTAKES = {
@@ -272,13 +252,6 @@ def test_runs_that_cannot_be_compared_are_named(
     main([str(tmp_path / "runs"), "--fill", str(tmp_path / "page.md")])
     assert "orphan: compared with nothing: its settings" in capsys.readouterr().err
     assert pages.NO_RUNS in (tmp_path / "page.md").read_text()
-
-
-def test_damaged_importances_cost_the_histogram_alone(tmp_path: Path) -> None:
-    run = trained_run(tmp_path / "t")
-    for damage in ("[", '{"bn": ["x"]}', '{"bn": [-1.0]}', "{}"):
-        (run / "importances.json").write_text(damage)
-        assert "no histogram: " in report(tmp_path)
 
 
 def test_nothing_is_stored_upon_itself(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Tables that compare: with published figures, at one budget, with and without a switch."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rni_pl.errors import ConfigError
 from rni_pl.report.collect import Run
@@ -175,8 +175,20 @@ def _within(budget: tuple[int | None, int | None], epochs: tuple[int, int]) -> b
 
 
 def at_budget(judged: Iterable[Judged]) -> list[Table]:
-    """Tables of the runs without a switch, whatever the weight of their penalty."""
-    return tabulate(one.run for one in judged if not one.off.are_switches)
+    """Tables of the runs without a switch, whatever the weight of their penalty.
+
+    A network and data set that has runs of several budgets has a table for each.
+    """
+    plain = [one for one in judged if not one.off.are_switches]
+    found = []
+    for task in sorted({_task(one.run) for one in plain}):
+        mine = [one for one in plain if _task(one.run) == task]
+        budgets = _budgets(mine)
+        for epochs in budgets:
+            (table,) = tabulate(one.run for one in _of_budget(mine, epochs))
+            said = f"{_epochs(epochs)} epochs" if len(budgets) > 1 else ""
+            found.append(replace(table, budget=said))
+    return found
 
 
 def budget(table: Table) -> Grid:

@@ -5,7 +5,8 @@ A place is everything between two comments, which stay:
     <!-- table budget: resnet56 on digits -->
     <!-- end -->
 
-What follows the colon, if anything, is the one network and data set to be shown.
+What follows the colon, if anything, is the one network and data set to be shown, with the budget
+(`resnet56 on digits, 8 + 4 epochs`) where there are several and one is meant.
 """
 
 import re
@@ -49,11 +50,15 @@ class Shown:
     def tables(self, of: str | None, all_runs: bool = False) -> list[Table]:
         """Those of runs without a switch, or of all runs."""
         found = tabulate(self.found.runs) if all_runs else comparison.at_budget(self.judged)
-        return [table for table in found if of in (None, name(table))]
+        return [table for table in found if of in (None, _task_of(table), name(table))]
 
 
 def name(table: Table) -> str:
     """What a page calls a table."""
+    return ", ".join([_task_of(table), *([table.budget] if table.budget else [])])
+
+
+def _task_of(table: Table) -> str:
     return f"{table.arch} on {table.dataset}"
 
 

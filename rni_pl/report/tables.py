@@ -52,11 +52,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows of one data set and network, by method, variant and ratio."""
+    """All rows of one data set and network, by method, variant and ratio.
+
+    Attributes:
+        dataset: name of the data set.
+        arch: name of the network.
+        rows: the rows.
+        budget: the epochs that all rows were trained and fine-tuned for, in words, where that
+            tells the table from another; empty otherwise.
+    """
 
     dataset: str
     arch: str
     rows: tuple[Row, ...]
+    budget: str = ""
 
     @property
     def variants(self) -> list[Variant]:
