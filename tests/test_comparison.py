@@ -110,6 +110,9 @@ def test_other_protocols_and_recipes_are_not_the_papers(tmp_path: Path) -> None:
     composed_run(tmp_path / "validated", cell, "protocol=validation")
     composed_run(tmp_path / "lr", cell, "optimizer.lr=0.05")
     composed_run(tmp_path / "shifted", cell, "method.shift=1")
+    composed_run(tmp_path / "wider", cell, "+arch.width=2")
+    callback = "{_target_: pytorch_lightning.callbacks.StochasticWeightAveraging}"
+    composed_run(tmp_path / "averaged", cell, f"+trainer.callbacks=[{callback}]")
     assert comparison.paper(judge(collect([tmp_path]).runs)) is None
 
 
@@ -130,6 +133,16 @@ def test_the_papers_own_settings_depart_in_nothing(arch: str, tmp_path: Path) ->
     judged = judge(collect([tmp_path]).runs)
     assert len(judged) == 8
     assert not any(one.off.penalty or one.off.are_switches for one in judged)
+
+
+def test_arguments_of_a_network_of_ones_own_depart_in_nothing(tmp_path: Path) -> None:
+    own = ("arch._target_=torchvision.models.squeezenet1_1", "+arch.dropout=0.2")
+    for method in ("rni", "tests.Own"):
+        run = composed_run(tmp_path / method, "experiment=cifar10_vgg16", *own)
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps({**summary, "method": method}))
+    judged = judge(collect([tmp_path]).runs)
+    assert [one.off.training for one in judged] == [{}, {}]
 
 
 def test_switches_beside_plain_runs(short: Path) -> None:

@@ -10,10 +10,10 @@ from hydra.utils import get_class
 from rni_pl.config import compose_config, plain
 from rni_pl.errors import ConfigError
 from rni_pl.report.collect import Run, flatten
-from rni_pl.report.settings import matters, parent_of
+from rni_pl.report.settings import OPEN, matters, parent_of
 
 # Groups of settings that make up the recipe, and of the data's those that do.
-OF_RECIPE = ("optimizer", "trainer", "prune", "distill", "init")
+OF_RECIPE = ("arch", "optimizer", "trainer", "prune", "distill", "init")
 OF_DATA = ("data.batch_size", "data.val_fraction")
 # Differing epochs are told apart by the tables, and any precision serves.
 NO_DEPARTURE = ("trainer.max_epochs", "trainer.precision")
@@ -82,7 +82,10 @@ def judge(runs: Iterable[Run]) -> list[Judged]:
 def _departures(run: Run, trained: Run) -> Departures:
     arch, method = trained.summary["arch"], trained.summary["method"]
     usual = _recipe_of_training(arch, method)
-    training = _differing(trained.settings or {}, usual)
+    settings = trained.settings or {}
+    if settings.get("arch._target_") != usual["arch._target_"]:  # another's, by whatever name
+        usual = {key: value for key, value in usual.items() if not key.startswith("arch.")}
+    training = _differing(settings, usual)
     penalty = {key: value for key, value in training.items() if key.startswith("method.")}
     finetuning = {}
     if run.is_pruned:
@@ -97,10 +100,24 @@ def _departures(run: Run, trained: Run) -> Departures:
 
 def _differing(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """A setting that is not known (of a run by an older version) differs from nothing."""
-    return {
+    others = {
         key: settings[key]
         for key, value in usual.items()
         if key in settings and settings[key] != value
+    }
+    return {**others, **_added(settings, usual)}
+
+
+def _added(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments beyond those that the recipe gives, to what it has: `+arch.width_mult=0.25`."""
+    groups = tuple(group for group in OPEN if any(key.startswith(group) for key in usual))
+    return {
+        key: value
+        for key, value in settings.items()
+        if key.startswith(groups)
+        and matters(key)
+        and value is not None
+        and key not in (*usual, *NO_DEPARTURE)
     }
 
 
