@@ -275,7 +275,7 @@ def modes(distributions: Iterable[Distribution]) -> Grid | None:
             valley = found.valley
             cells = [one.variant.label, str(run.summary.get("seed", NOTHING))]
             cells += [f"{len(found.values):,}", *(f"{found.below(limit):.1%}" for limit in LIMITS)]
-            cells += [f"{valley.score:.2g}", f"{valley.depth:.2f}"] if valley else [NOTHING] * 2
+            cells += [f"{valley.score:.2g}", f"{valley.depth:.3f}"] if valley else [NOTHING] * 2
             rows.append([*cells, "two modes" if valley and valley.divides else "none"])
     header = ["method", "seed", "channels", *(f"below {limit:g}" for limit in LIMITS)]
     header += ["valley at", "density, of the lower peak", "verdict"]

@@ -43,7 +43,7 @@ class Importances:
         valley = self.valley
         if valley is None:
             return "no valley between two modes"
-        depth = f"density {valley.depth:.2f} of the lower peak"
+        depth = f"density {valley.depth:.3f} of the lower peak"
         if valley.divides:
             return f"two modes, valley at {valley.score:.2g} ({depth})"
         return f"no valley between two modes (deepest dip: {depth})"
