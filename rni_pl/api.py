@@ -136,6 +136,8 @@ def _configure(
     for item in overrides:
         if re.match(r"[+~]*hydra\b(?!\.searchpath)", item):
             raise ConfigError(f"{item} is for the commands; in Python, run_dir=... keeps a run")
+        if re.match(r"[+~]*(launch|search)\b", item):
+            raise ConfigError(f"{item} is for the sweeps (-m) of the commands")
     config = configuration.compose_config(command, [*settings, *overrides])
     for item in overrides:
         if item.lstrip("+").startswith(("existing=continue", "resume=")):

@@ -189,6 +189,7 @@ def test_any_network_can_be_pruned() -> None:
         ({"method": "l1", "b": 1.0}, "b is not a setting of method=l1; its settings: reg_weight"),
         ({"method": "ucs", "reg_weight": 0.1}, "reg_weight is not a setting of method=ucs"),
         ({"overrides": ["hydra.run.dir=runs/x"]}, "in Python, run_dir=... keeps a run"),
+        ({"overrides": ["launch=joblib"]}, "launch=joblib is for the sweeps"),
     ],
 )
 def test_train_refuses(settings: dict, words: str) -> None:
