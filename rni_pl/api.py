@@ -136,8 +136,10 @@ def _configure(
     for item in overrides:
         if re.match(r"[+~]*hydra\b(?!\.searchpath)", item):
             raise ConfigError(f"{item} is for the commands; in Python, run_dir=... keeps a run")
-        if re.match(r"[+~]*(launch|search)\b", item):
-            raise ConfigError(f"{item} is for the sweeps (-m) of the commands")
+        if re.match(r"\+*(launch|search)=(?!null$)", item):
+            raise ConfigError(
+                f"{item} is for the sweeps (-m) of the commands; call it for each job"
+            )
     config = configuration.compose_config(command, [*settings, *overrides])
     for item in overrides:
         if item.lstrip("+").startswith(("existing=continue", "resume=")):

@@ -11,8 +11,9 @@ from conftest import ROOT
 from made_up_runs import composed_run, pruned_from, save_checkpoint, trained_run
 
 from rni_pl.errors import ConfigError
-from rni_pl.report import comparison, pages
+from rni_pl.report import comparison, pages, papers
 from rni_pl.report.__main__ import main
+from rni_pl.report.budgets import Budget
 from rni_pl.report.collect import collect
 from rni_pl.report.departures import judge
 
@@ -46,7 +47,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_papers_table(short: Path) -> None:
-    found = comparison.paper(judge(collect([short]).runs))
+    found = papers.paper(judge(collect([short]).runs))
     assert found is not None
     table = {row[1]: dict(zip(found.grid.header, row, strict=True)) for row in found.grid.rows}
     ours = table["ours, 4 + 2 epochs"]
@@ -70,7 +71,7 @@ def test_budgets_are_rows_of_their_own(tmp_path: Path) -> None:
             tmp_path / name, "experiment=cifar10_vgg16", f"trainer.max_epochs={epochs}"
         )
         pruned_from(run, "experiment=prune_paper", f"trainer.max_epochs={epochs}")
-    found = comparison.paper(judge(collect([tmp_path]).runs))
+    found = papers.paper(judge(collect([tmp_path]).runs))
     assert found is not None
     assert [row[1] for row in found.grid.rows] == [
         "ours, 4 + 4 epochs", "ours, 160 + 160 epochs", "published, 160 + 160 epochs"
@@ -78,7 +79,7 @@ def test_budgets_are_rows_of_their_own(tmp_path: Path) -> None:
     assert "ours 4 + 4 and 160 + 160 on cifar10" in found.caption
     shutil.rmtree(tmp_path / "short")
     shutil.rmtree(tmp_path / "short_0.9")
-    found = comparison.paper(judge(collect([tmp_path]).runs))
+    found = papers.paper(judge(collect([tmp_path]).runs))
     assert found is not None
     assert "not the conditions" not in found.caption
 
@@ -92,17 +93,37 @@ def test_each_budget_has_tables_of_its_own(tmp_path: Path) -> None:
     tables = comparison.at_budget(judge(collect([tmp_path]).runs))
     task = "vgg16 on CIFAR-10 (JPEG)"
     budgets = ["2 epochs", "4 + 2 epochs", "8 + 4 epochs"]
-    assert [pages.name(table) for table in tables] == [f"{task}, {budget}" for budget in budgets]
+    assert [f"{table.budget} epochs" for table in tables] == budgets
     ratios = [[row.ratio for row in table.rows] for table in tables]
     assert ratios == [[None], [None, 0.9], [None, 0.9]]
     assert all(len(table.variants) == 1 for table in tables)  # one line from dense to pruned
     page = tmp_path / "page.md"
-    marks = (f"<!-- table accuracy{of} -->\n<!-- end -->" for of in ("", f": {task}, 8 + 4 epochs"))
-    page.write_text("\n".join(marks))
+    asked = ("", f": {task}", f": {task}, 8 + 4 epochs")
+    page.write_text("\n".join(f"<!-- table accuracy{of} -->\n<!-- end -->" for of in asked))
     main([str(tmp_path), "--fill", str(page)])
     text = page.read_text()
-    assert [text.count(f"\n{task}, {budget}:\n") for budget in budgets] == [1, 1, 1]
-    assert text.count("\n| rni |") == 4  # the three, and the one that is asked for
+    assert [text.count(f"\n{task}, {budget}:\n") for budget in budgets] == [2, 2, 2]
+    assert text.count("\n| rni |") == 7  # twice the three, and the one that is asked for
+
+
+def test_dense_networks_are_shown_once_whatever_they_led_to(tmp_path: Path) -> None:
+    run = composed_run(tmp_path / "dense", SHORT, f"data.root={tmp_path}")
+    for tuning in (2, 4, 8):
+        pruned_from(run, PRUNE, f"trainer.max_epochs={tuning}", name=str(tuning))
+    judged = judge(collect([tmp_path]).runs)
+    assert len(comparison.at_budget(judged)) == 3
+    assert len(comparison.dense_networks(judged)) == 1
+
+
+def test_budgets_are_what_was_set_or_unknown(tmp_path: Path) -> None:
+    run = composed_run(tmp_path / "dense", SHORT, f"data.root={tmp_path}")
+    pruned = pruned_from(run, PRUNE, "trainer.max_epochs=8")
+    summary = json.loads((pruned / "summary.json").read_text())
+    del summary["epochs"]  # as an older version left it
+    (pruned / "summary.json").write_text(json.dumps(summary))
+    assert [str(one.budget) for one in judge(collect([tmp_path]).runs)] == ["4", "4 + 8"]
+    assert str(Budget(None, None, is_tuned=True)) == "unknown + unknown"
+    assert not Budget(4, 2, is_tuned=True).holds(Budget(4, None, is_tuned=True))
 
 
 def test_other_protocols_and_recipes_are_not_the_papers(tmp_path: Path) -> None:
@@ -112,15 +133,19 @@ def test_other_protocols_and_recipes_are_not_the_papers(tmp_path: Path) -> None:
     composed_run(tmp_path / "shifted", cell, "method.shift=1")
     composed_run(tmp_path / "wider", cell, "+arch.width=2")
     callback = "{_target_: pytorch_lightning.callbacks.StochasticWeightAveraging}"
+    composed_run(tmp_path / "anothers", cell, "arch._target_=my.resnet56", "+arch.depth=56")
     composed_run(tmp_path / "averaged", cell, f"+trainer.callbacks=[{callback}]")
-    assert comparison.paper(judge(collect([tmp_path]).runs)) is None
+    judged = judge(collect([tmp_path]).runs)
+    assert papers.paper(judged) is None
+    beyond = [one.run.name for one in judged if one.off.beyond and not one.off.are_switches]
+    assert beyond == ["anothers", "averaged", "wider"]
 
 
 def test_runs_that_differ_are_not_averaged_in_a_cell(tmp_path: Path) -> None:
     for i, padding in enumerate((2, 4)):
         composed_run(tmp_path / str(i), "experiment=cifar10_vgg16", f"data.padding={padding}")
     with pytest.raises(ConfigError, match=r"0 .*padding=2.* and 1 .*padding=4"):
-        comparison.paper(judge(collect([tmp_path]).runs))
+        papers.paper(judge(collect([tmp_path]).runs))
 
 
 @pytest.mark.parametrize("arch", ["vgg16", "resnet56"])
@@ -142,7 +167,7 @@ def test_arguments_of_a_network_of_ones_own_depart_in_nothing(tmp_path: Path) ->
         summary = json.loads((run / "summary.json").read_text())
         (run / "summary.json").write_text(json.dumps({**summary, "method": method}))
     judged = judge(collect([tmp_path]).runs)
-    assert [one.off.training for one in judged] == [{}, {}]
+    assert [(one.off.training, one.off.beyond) for one in judged] == [({}, {}), ({}, {})]
 
 
 def test_switches_beside_plain_runs(short: Path) -> None:
@@ -152,7 +177,7 @@ def test_switches_beside_plain_runs(short: Path) -> None:
     assert [row[:5] for row in grid.rows] == [
         ["rni", "4 + 2", "plain", "71.00 ± 1.41", "–"],
         ["rni", "4 + 2", "distill.weight=0.9", "73.45", "+2.45"],
-        ["rni", "4 + 2", "prune.ratio=auto", "60.00", "-11.00"],
+        ["rni", "4 + 2", "prune.ratio=auto", "60.00", "–"],
     ]
     plain = [one for one in vgg if not one.off.are_switches]
     assert comparison.switches(plain) is None
@@ -160,12 +185,12 @@ def test_switches_beside_plain_runs(short: Path) -> None:
 
 def test_a_budget_with_its_cost(short: Path) -> None:
     (table,) = comparison.at_budget(judge(collect([short]).runs))
-    rows = [row for row in comparison.budget(table).rows if row[1] == "0.9"]
+    rows = [row for row in comparison.costs(table).rows if row[1] == "0.9"]
     weak = next(row for row in rows if row[0].startswith("rni"))
     assert weak[2:6] == ["71.00 ± 1.41", "41.00 ± 0.00", "–", "2"]
     assert weak[-2:] == ["32-true, bf16-mixed", "0, 1"]
     assert next(row for row in rows if row[0] == "polarization")[-2] == "–"  # an older run
-    methods = {row[0] for row in comparison.budget(table).rows}
+    methods = {row[0] for row in comparison.costs(table).rows}
     assert methods == {
         "polarization", "rni, reg_weight=0.001", "rni, reg_weight=0.04"
     }  # fmt: skip

@@ -9,11 +9,12 @@ from hydra.utils import get_class
 
 from rni_pl.config import compose_config, plain
 from rni_pl.errors import ConfigError
+from rni_pl.report.budgets import Budget
 from rni_pl.report.collect import Run, flatten
 from rni_pl.report.settings import OPEN, matters, parent_of
 
 # Groups of settings that make up the recipe, and of the data's those that do.
-OF_RECIPE = ("arch", "optimizer", "trainer", "prune", "distill", "init")
+OF_RECIPE = ("optimizer", "trainer", "prune", "distill", "init")
 OF_DATA = ("data.batch_size", "data.val_fraction")
 # Differing epochs are told apart by the tables, and any precision serves.
 NO_DEPARTURE = ("trainer.max_epochs", "trainer.precision")
@@ -27,11 +28,14 @@ class Departures:
         penalty: of the regulariser.
         training: of the sparsity training, otherwise.
         finetuning: of pruning and fine-tuning.
+        beyond: arguments that the recipe does not give, as in `+arch.width_mult=0.25`, or another
+            network under the name of ours. These make no switch, but are not the paper's.
     """
 
     penalty: dict[str, Any]
     training: dict[str, Any]
     finetuning: dict[str, Any]
+    beyond: dict[str, Any]
 
     @property
     def label(self) -> str:
@@ -62,10 +66,15 @@ class Judged:
     off: Departures
 
     @property
-    def epochs(self) -> tuple[int | None, int | None]:
-        """Epochs of training, and of fine-tuning; None where there are none, or none known."""
-        tuned = self.run.summary.get("epochs") if self.run.is_pruned else None
-        return self.trained.summary.get("epochs"), tuned
+    def budget(self) -> Budget:
+        """The epochs that were set, which led to this network."""
+        if not self.run.is_pruned:
+            return Budget(_epochs(self.trained))
+        return Budget(_epochs(self.trained), _epochs(self.run), is_tuned=True)
+
+
+def _epochs(run: Run) -> int | None:
+    return (run.settings or {}).get("trainer.max_epochs", run.summary.get("epochs"))
 
 
 def judge(runs: Iterable[Run]) -> list[Judged]:
@@ -81,70 +90,84 @@ def judge(runs: Iterable[Run]) -> list[Judged]:
 
 def _departures(run: Run, trained: Run) -> Departures:
     arch, method = trained.summary["arch"], trained.summary["method"]
-    usual = _recipe_of_training(arch, method)
     settings = trained.settings or {}
-    if settings.get("arch._target_") != usual["arch._target_"]:  # another's, by whatever name
-        usual = {key: value for key, value in usual.items() if not key.startswith("arch.")}
-    training = _differing(settings, usual)
+    training = _differing(settings, _recipe_of_training(arch, method))
+    beyond = _beyond(settings, _config(arch, method))
+    if not _is_ours(f"arch={arch}"):
+        beyond = {key: value for key, value in beyond.items() if not key.startswith("arch.")}
     penalty = {key: value for key, value in training.items() if key.startswith("method.")}
     finetuning = {}
     if run.is_pruned:
         finetuning = _differing(run.settings or {}, _recipe_of_pruning())
-        if finetuning.get("prune.scope") == _scope(arch, method):
+        beyond |= _beyond(run.settings or {}, _config_of_pruning())
+        if finetuning.get("prune.scope") == _scope(method):
             del finetuning["prune.scope"]
         if run.summary["ratio"] == "auto":
             finetuning["prune.ratio"] = "auto"
     others = {key: value for key, value in training.items() if key not in penalty}
-    return Departures(penalty, others, finetuning)
+    return Departures(penalty, others, finetuning, beyond)
 
 
 def _differing(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
     """A setting that is not known (of a run by an older version) differs from nothing."""
-    others = {
+    return {
         key: settings[key]
         for key, value in usual.items()
         if key in settings and settings[key] != value
     }
-    return {**others, **_added(settings, usual)}
 
 
-def _added(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments beyond those that the recipe gives, to what it has: `+arch.width_mult=0.25`."""
-    groups = tuple(group for group in OPEN if any(key.startswith(group) for key in usual))
+def _beyond(settings: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Arguments of open groups that `config` does not give, or gives otherwise."""
+    usual = flatten(plain(config))
     return {
         key: value
         for key, value in settings.items()
-        if key.startswith(groups)
+        if key.startswith(OPEN)
         and matters(key)
-        and value is not None
-        and key not in (*usual, *NO_DEPARTURE)
+        and key not in NO_DEPARTURE
+        and not (key in usual and key.startswith(OF_RECIPE))
+        and value != usual.get(key)
     }
 
 
 @cache
-def _config(arch: str, method: str) -> Any:
-    """The paper's recipe for a method; with its value for the network, if it is one of ours."""
+def _is_ours(choice: str) -> bool:
+    """Whether `conf/` has a choice, such as ``"arch=resnet56"``."""
     try:
-        return compose_config("train", [f"method={method}", f"arch={arch}", "protocol=paper"])
+        compose_config("train", [choice, "protocol=paper"])
     except ConfigError:
-        return compose_config("train", [f"method={method}", "protocol=paper"])
+        return False
+    return True
+
+
+@cache
+def _config(arch: str, method: str) -> Any:
+    """The paper's recipe for a network and a method, or for what is ours of the two."""
+    ours = [choice for choice in (f"arch={arch}", f"method={method}") if _is_ours(choice)]
+    return compose_config("train", [*ours, "protocol=paper"])
+
+
+@cache
+def _config_of_pruning() -> Any:
+    return compose_config("prune", ["checkpoint=none"])
 
 
 @cache
 def _recipe_of_training(arch: str, method: str) -> dict[str, Any]:
-    try:
-        config = plain(_config(arch, method))
-    except ConfigError:  # a regulariser that has no file here: its values are its own
-        config = plain(compose_config("train", ["protocol=paper"]))
+    config = plain(_config(arch, method))
+    if not _is_ours(f"method={method}"):  # its values are its own
         config["method"] = {}
     return _of_recipe(config)
 
 
 @cache
 def _recipe_of_pruning() -> dict[str, Any]:
-    config = plain(compose_config("prune", ["checkpoint=none"]))
     training = _recipe_of_training("resnet56", "rni")
-    return {**_of_recipe(config), **{key: training[key] for key in OF_DATA}}
+    return {
+        **_of_recipe(plain(_config_of_pruning())),
+        **{key: training[key] for key in OF_DATA},
+    }
 
 
 def _of_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,10 +181,9 @@ def _of_recipe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _scope(arch: str, method: str) -> str | None:
-    """The scope that a method prunes in, unless it is told another."""
-    try:
-        regulariser: Any = get_class(_config(arch, method).method._target_)
-    except ConfigError:
+def _scope(method: str) -> str | None:
+    """The scope that a method of ours prunes in, unless it is told another."""
+    if not _is_ours(f"method={method}"):
         return None
+    regulariser: Any = get_class(compose_config("train", [f"method={method}"]).method._target_)
     return regulariser.scope

@@ -5,8 +5,8 @@ A place is everything between two comments, which stay:
     <!-- table budget: resnet56 on digits -->
     <!-- end -->
 
-What follows the colon, if anything, is the one network and data set to be shown, with the budget
-(`resnet56 on digits, 8 + 4 epochs`) where there are several and one is meant.
+What follows the colon, if anything, is the one network and data set to be shown; of the kinds that
+have a table for each budget, one of them may be meant (`resnet56 on digits, 8 + 4 epochs`).
 """
 
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rni_pl.errors import ConfigError
 from rni_pl.files import write_whole
-from rni_pl.report import comparison, grids, plots
+from rni_pl.report import comparison, grids, papers, plots
 from rni_pl.report.collect import Found, Problem
 from rni_pl.report.departures import Judged, judge
 from rni_pl.report.grids import Grid
@@ -47,19 +47,32 @@ class Shown:
     drawings: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def tables(self, of: str | None, all_runs: bool = False) -> list[Table]:
-        """Those of runs without a switch, or of all runs."""
-        found = tabulate(self.found.runs) if all_runs else comparison.at_budget(self.judged)
-        return [table for table in found if of in (None, _task_of(table), name(table))]
+    def all_runs(self, of: str | None) -> dict[str, Table]:
+        """Tables of all runs by title, or those that `of` names."""
+        return _titled(tabulate(self.found.runs), of)
+
+    def at_budget(self, of: str | None) -> dict[str, Table]:
+        """Tables of runs without a switch by title, or those that `of` names."""
+        return _titled(comparison.at_budget(self.judged), of)
+
+    def dense_networks(self, of: str | None) -> dict[str, Table]:
+        """Tables of dense networks without a switch by title, or those that `of` names."""
+        return _titled(comparison.dense_networks(self.judged), of)
 
 
-def name(table: Table) -> str:
-    """What a page calls a table."""
-    return ", ".join([_task_of(table), *([table.budget] if table.budget else [])])
+def _titled(tables: Sequence[Table], of: str | None) -> dict[str, Table]:
+    """Titles are network and data set, and the budget where there are several."""
+    tasks = [_task(table.dataset, table.arch) for table in tables]
+    titled = {}
+    for task, table in zip(tasks, tables, strict=True):
+        long = f"{task}, {table.budget} epochs"
+        if of in (None, task, long):
+            titled[long if tasks.count(task) > 1 else task] = table
+    return titled
 
 
-def _task_of(table: Table) -> str:
-    return f"{table.arch} on {table.dataset}"
+def _task(dataset: str, arch: str) -> str:
+    return f"{arch} on {dataset}"
 
 
 def fill(page: Path, found: Found) -> list[Problem]:
@@ -104,6 +117,9 @@ def filled(text: str, shown: Shown, page: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+Maker = Callable[[Shown, str | None], list[str]]
+
+
 def _place(mark: re.Match, shown: Shown, where: str) -> list[str]:
     kind, name_of, of = mark.groups()
     makers = TABLES if kind == "table" else FIGURES
@@ -113,66 +129,66 @@ def _place(mark: re.Match, shown: Shown, where: str) -> list[str]:
     return ["", "\n\n".join(part.strip() for part in parts), ""]
 
 
-def _each(grid: Callable[[Table], Grid | None], all_runs: bool = False) -> Callable:
+def _each(grid: Callable[[Table], Grid | None], tables: Callable) -> Maker:
     """A table for each network and data set, by name where there is more than one."""
 
     def make(shown: Shown, of: str | None) -> list[str]:
-        tables = [(name(t), grid(t)) for t in shown.tables(of, all_runs)]
-        return _named([(title, found) for title, found in tables if found and found.rows], of)
+        return _named([(title, grid(table)) for title, table in tables(shown, of).items()], of)
 
     return make
 
 
-def _named(tables: Sequence[tuple[str, Grid]], of: str | None) -> list[str]:
+def _named(tables: Sequence[tuple[str, Grid | None]], of: str | None) -> list[str]:
+    """Those that have rows, with their titles but where the mark says it all."""
+    filled = [(title, grid) for title, grid in tables if grid and grid.rows]
     parts = []
-    for title, grid in tables:
-        parts += [] if of else [f"{grids.markdown_text(title)}:"]
+    for title, grid in filled:
+        parts += [] if of and len(filled) == 1 else [f"{grids.markdown_text(title)}:"]
         parts.append(grids.markdown(grid))
     return parts
 
 
 def _paper(shown: Shown, of: str | None) -> list[str]:
-    found = comparison.paper([one for one in shown.judged if of in (None, _task(one))])
+    found = papers.paper([one for one in shown.judged if of in (None, _task_of(one))])
     return [grids.markdown(found.grid), found.caption] if found else []
 
 
-def _task(one: Judged) -> str:
-    return f"{one.run.summary['arch']} on {one.run.summary['dataset']}"
+def _task_of(one: Judged) -> str:
+    return _task(*comparison.task_of(one.run))
 
 
 def _switches(shown: Shown, of: str | None) -> list[str]:
-    tasks = sorted({_task(one) for one in shown.judged if of in (None, _task(one))})
+    tasks = sorted({_task_of(one) for one in shown.judged if of in (None, _task_of(one))})
     tables = [
-        (task, comparison.switches([one for one in shown.judged if _task(one) == task]))
+        (task, comparison.switches([one for one in shown.judged if _task_of(one) == task]))
         for task in tasks
     ]
-    return _named([(task, grid) for task, grid in tables if grid], of)
+    return _named(tables, of)
 
 
 def _modes(shown: Shown, of: str | None) -> list[str]:
     tables = [
-        (name(table), comparison.modes(read_distributions(table, shown.problems)))
-        for table in shown.tables(of)
+        (title, comparison.modes(read_distributions(table, shown.problems)))
+        for title, table in shown.dense_networks(of).items()
     ]
-    return _named([(title, grid) for title, grid in tables if grid], of)
+    return _named(tables, of)
 
 
 def _importances(shown: Shown, of: str | None) -> list[str]:
     drawn = []
-    for table in shown.tables(of):
+    for title, table in shown.dense_networks(of).items():
         distributions = read_distributions(table, shown.problems)
         if distributions:
             colours = plots.method_colours([table])
-            title = f"Importances, {name(table)}"
-            drawn.append(plots.side_by_side(distributions, colours, title))
+            drawn.append(plots.side_by_side(distributions, colours, f"Importances, {title}"))
     return _drawn(drawn, shown)
 
 
 def _curves(shown: Shown, of: str | None) -> list[str]:
     drawn = []
-    for table in shown.tables(of):
+    for title, table in shown.at_budget(of).items():
         for plot in plots.curves(table, plots.method_colours([table])):
-            drawn.append(Plot(f"{plot.title}, {name(table)}", plot.svg))
+            drawn.append(Plot(f"{plot.title}, {title}", plot.svg))
     return _drawn(drawn, shown)
 
 
@@ -180,21 +196,22 @@ def _drawn(drawn: Sequence[Plot], shown: Shown) -> list[str]:
     """Drawings by reference, each with what there is to say about it."""
     parts = []
     for plot in drawn:
-        file = re.sub(r"[^a-z0-9.]+", "_", plot.title.lower()).strip("_") + ".svg"
+        stem = re.sub(r"[^a-z0-9.]+", "_", plot.title.lower()).strip("_")
+        file = f"{stem}.svg"
+        if shown.drawings.get(file, plot.svg) != plot.svg:
+            raise ConfigError(f"two drawings would be {file}; give the data sets other names")
         shown.drawings[file] = plot.svg
         parts.append(f"![{grids.markdown_text(plot.title)}]({DRAWINGS}/{file})")
         parts += [f"{grids.markdown_text(plot.note)}."] if plot.note else []
     return parts
 
 
-Maker = Callable[[Shown, str | None], list[str]]
-
 TABLES: dict[str, Maker] = {
     "paper": _paper,
-    "accuracy": _each(grids.by_ratio),
-    "budget": _each(comparison.budget),
+    "accuracy": _each(grids.by_ratio, Shown.at_budget),
+    "budget": _each(comparison.costs, Shown.at_budget),
     "switches": _switches,
     "modes": _modes,
-    "all": _each(comparison.budget, all_runs=True),
+    "all": _each(comparison.costs, Shown.all_runs),
 }
 FIGURES: dict[str, Maker] = {"importances": _importances, "curves": _curves}

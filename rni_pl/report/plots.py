@@ -142,8 +142,10 @@ def _curve(table: Table, colours: dict[str, str], title: str, figure: str, acros
                     capsize=2.5, label=variant.label,
                 )  # fmt: skip
         if across is MACS:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(EngFormatter())
-            axes.set_xlim(left=0)
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_xlabel(across.name)
         axes.set_ylabel("test accuracy")

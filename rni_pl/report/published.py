@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from rni_pl.report.budgets import Budget
+
 
 @dataclass(frozen=True)
 class Published:
@@ -17,7 +19,7 @@ class Published:
         dataset: the data set they were measured on.
         beside: further data sets that they are shown beside.
         arch: the network.
-        epochs: of sparsity training and of fine-tuning.
+        budget: the epochs that it took.
         accuracies: method -> ratio (None: dense) -> test accuracy in percent.
     """
 
@@ -26,7 +28,7 @@ class Published:
     dataset: str
     beside: tuple[str, ...]
     arch: str
-    epochs: tuple[int, int]
+    budget: Budget
     accuracies: dict[str, dict[float | None, float]]
 
 
@@ -42,7 +44,7 @@ def published() -> tuple[Published, ...]:
             dataset=entry["dataset"],
             beside=tuple(entry.get("beside", ())),
             arch=entry["arch"],
-            epochs=tuple(entry["epochs"]),
+            budget=Budget(entry["epochs"][0], entry["epochs"][1], is_tuned=True),
             accuracies={
                 method: dict(zip(ratios, figures, strict=True))
                 for method, figures in entry["accuracies"].items()

@@ -1,6 +1,6 @@
 """Which runs are alike but for their seed, and what the others differ in."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -55,8 +55,11 @@ class _Settings:
     pruning: dict[str, Any]
 
 
-def variants(runs: Sequence[Run]) -> list[Variant]:
-    """The variant of each run; all of them of one data set and network."""
+def variants(runs: Sequence[Run], without: Collection[str] = ()) -> list[Variant]:
+    """The variant of each run; all of them of one data set and network.
+
+    Settings of the keys `without` tell no runs apart.
+    """
     parents = [parent_of(run, runs) for run in runs]
     orphans = [r for r, parent in zip(runs, parents, strict=True) if parent is None]
     names = _short_names({path for run in orphans if (path := _checkpoint(run))})
@@ -64,7 +67,10 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
     labels = {}
     for method in {run.summary["method"] for run in runs}:
         mine = [s for s, run in zip(settings, runs, strict=True) if run.summary["method"] == method]
-        labels[method] = (_varying(s.training for s in mine), _varying(s.pruning for s in mine))
+        labels[method] = tuple(
+            [key for key in _varying(of) if key not in without]
+            for of in ([s.training for s in mine], [s.pruning for s in mine])
+        )
     return [
         _variant(run.summary["method"], own, *labels[run.summary["method"]])
         for run, own in zip(runs, settings, strict=True)

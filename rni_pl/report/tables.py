@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rni_pl.report.budgets import Budget
 from rni_pl.report.collect import Problem, Run
 from rni_pl.report.settings import Variant, variants
 
@@ -58,14 +59,13 @@ class Table:
         dataset: name of the data set.
         arch: name of the network.
         rows: the rows.
-        budget: the epochs that all rows were trained and fine-tuned for, in words, where that
-            tells the table from another; empty otherwise.
+        budget: the one that all rows have; None: rows of any.
     """
 
     dataset: str
     arch: str
     rows: tuple[Row, ...]
-    budget: str = ""
+    budget: Budget | None = None
 
     @property
     def variants(self) -> list[Variant]:
@@ -88,7 +88,7 @@ def tabulate(runs: Iterable[Run]) -> list[Table]:
     by_task: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         by_task.setdefault((run.summary["dataset"], run.summary["arch"]), []).append(run)
-    return [_table(dataset, arch, group) for (dataset, arch), group in sorted(by_task.items())]
+    return [table_of(group, variants(group)) for _, group in sorted(by_task.items())]
 
 
 def repeats(tables: Iterable[Table]) -> list[Problem]:
@@ -104,15 +104,17 @@ def repeats(tables: Iterable[Table]) -> list[Problem]:
     return found
 
 
-def _table(dataset: str, arch: str, runs: Sequence[Run]) -> Table:
+def table_of(runs: Sequence[Run], told: Sequence[Variant], budget: Budget | None = None) -> Table:
+    """The table of runs of one data set and network, at least one, each with its variant."""
     groups: dict[tuple[Variant, float | str | None], list[Run]] = {}
-    for run, variant in zip(runs, variants(runs), strict=True):
+    for run, variant in zip(runs, told, strict=True):
         groups.setdefault((variant, run.summary.get("ratio")), []).append(run)
     rows = [
         Row(variant, ratio, tuple(group), _figures(group))
         for (variant, ratio), group in groups.items()
     ]
-    return Table(dataset, arch, tuple(sorted(rows, key=_row_order)))
+    task = runs[0].summary
+    return Table(task["dataset"], task["arch"], tuple(sorted(rows, key=_row_order)), budget)
 
 
 def _figures(runs: Sequence[Run]) -> dict[str, Stat]:
