@@ -13,7 +13,6 @@ from made_up_runs import composed_run, pruned_from, save_checkpoint, trained_run
 from rni_pl.errors import ConfigError
 from rni_pl.report import comparison, pages, papers
 from rni_pl.report.__main__ import main
-from rni_pl.report.budgets import Budget
 from rni_pl.report.collect import collect
 from rni_pl.report.departures import judge
 
@@ -82,48 +81,6 @@ def test_budgets_are_rows_of_their_own(tmp_path: Path) -> None:
     found = papers.paper(judge(collect([tmp_path]).runs))
     assert found is not None
     assert "not the conditions" not in found.caption
-
-
-def test_each_budget_has_tables_of_its_own(tmp_path: Path) -> None:
-    composed_run(tmp_path / "dense", SHORT, f"data.root={tmp_path}", "trainer.max_epochs=2")
-    for name, epochs, tuning in (("short", 4, 2), ("long", 8, 4)):
-        settings = (SHORT, f"data.root={tmp_path}", f"trainer.max_epochs={epochs}")
-        run = composed_run(tmp_path / name, *settings)
-        pruned_from(run, PRUNE, f"trainer.max_epochs={tuning}")
-    tables = comparison.at_budget(judge(collect([tmp_path]).runs))
-    task = "vgg16 on CIFAR-10 (JPEG)"
-    budgets = ["2 epochs", "4 + 2 epochs", "8 + 4 epochs"]
-    assert [f"{table.budget} epochs" for table in tables] == budgets
-    ratios = [[row.ratio for row in table.rows] for table in tables]
-    assert ratios == [[None], [None, 0.9], [None, 0.9]]
-    assert all(len(table.variants) == 1 for table in tables)  # one line from dense to pruned
-    page = tmp_path / "page.md"
-    asked = ("", f": {task}", f": {task}, 8 + 4 epochs")
-    page.write_text("\n".join(f"<!-- table accuracy{of} -->\n<!-- end -->" for of in asked))
-    main([str(tmp_path), "--fill", str(page)])
-    text = page.read_text()
-    assert [text.count(f"\n{task}, {budget}:\n") for budget in budgets] == [2, 2, 2]
-    assert text.count("\n| rni |") == 7  # twice the three, and the one that is asked for
-
-
-def test_dense_networks_are_shown_once_whatever_they_led_to(tmp_path: Path) -> None:
-    run = composed_run(tmp_path / "dense", SHORT, f"data.root={tmp_path}")
-    for tuning in (2, 4, 8):
-        pruned_from(run, PRUNE, f"trainer.max_epochs={tuning}", name=str(tuning))
-    judged = judge(collect([tmp_path]).runs)
-    assert len(comparison.at_budget(judged)) == 3
-    assert len(comparison.dense_networks(judged)) == 1
-
-
-def test_budgets_are_what_was_set_or_unknown(tmp_path: Path) -> None:
-    run = composed_run(tmp_path / "dense", SHORT, f"data.root={tmp_path}")
-    pruned = pruned_from(run, PRUNE, "trainer.max_epochs=8")
-    summary = json.loads((pruned / "summary.json").read_text())
-    del summary["epochs"]  # as an older version left it
-    (pruned / "summary.json").write_text(json.dumps(summary))
-    assert [str(one.budget) for one in judge(collect([tmp_path]).runs)] == ["4", "4 + 8"]
-    assert str(Budget(None, None, is_tuned=True)) == "unknown + unknown"
-    assert not Budget(4, 2, is_tuned=True).holds(Budget(4, None, is_tuned=True))
 
 
 def test_other_protocols_and_recipes_are_not_the_papers(tmp_path: Path) -> None:
@@ -290,6 +247,19 @@ def test_runs_that_cannot_be_compared_are_named(
     main([str(tmp_path / "runs"), "--fill", str(tmp_path / "page.md")])
     assert "orphan: compared with nothing: its settings" in capsys.readouterr().err
     assert pages.NO_RUNS in (tmp_path / "page.md").read_text()
+
+
+def test_two_drawings_of_one_name_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name, accuracy in (("CIFAR-10", 0.8), ("CIFAR 10", 0.7)):
+        settings = (SHORT, f"data.root={tmp_path}", f"data.name={name}")
+        pruned_from(composed_run(tmp_path / name, *settings, test_acc=accuracy), PRUNE)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- figure curves -->\n<!-- end -->\n")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--fill", str(page)])
+    assert "two drawings would be after_fine" in capsys.readouterr().err
 
 
 def test_nothing_is_stored_upon_itself(tmp_path: Path) -> None:
