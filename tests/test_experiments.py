@@ -49,7 +49,7 @@ def test_the_short_budget_differs_in_data_and_epochs_alone(
     assert (pruning.trainer.max_epochs, pruning.prune.ratio) == (tuning, 0.9)
 
 
-@pytest.mark.parametrize("arch", ["resnet56", "vgg16"])
+@pytest.mark.parametrize("arch", ["resnet56", "vgg16", "vgg16_8_epochs"])
 @pytest.mark.parametrize("method", ["rni", "l1", "polarization"])
 def test_penalties_are_scaled_as_the_schedule_is_shortened(arch: str, method: str) -> None:
     plain, scaled = (
