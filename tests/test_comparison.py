@@ -249,6 +249,21 @@ def test_runs_that_cannot_be_compared_are_named(
     assert pages.NO_RUNS in (tmp_path / "page.md").read_text()
 
 
+def test_a_place_for_what_no_run_is_of_is_said(
+    short: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- table switches: vgg16 on CIFAR-10 (JPEG), 4 + 2 epochs -->\n<!-- end -->\n"
+    )
+    main([str(short), "--fill", str(page)])
+    said = "page.md, line 1: no run of this kind for vgg16 on CIFAR-10 (JPEG), 4 + 2 epochs"
+    assert said in capsys.readouterr().err
+    page.write_text("<!-- table switches: vgg16 on CIFAR-10 (JPEG) -->\n<!-- end -->\n")
+    main([str(short), "--fill", str(page)])
+    assert not capsys.readouterr().err
+
+
 def test_two_drawings_of_one_name_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -125,7 +125,10 @@ def _place(mark: re.Match, shown: Shown, where: str) -> list[str]:
     makers = TABLES if kind == "table" else FIGURES
     if name_of not in makers:
         raise ConfigError(f"{where}: {kind} {name_of} is unknown; allowed: {', '.join(makers)}")
-    parts = makers[name_of](shown, of) or [NO_RUNS]
+    parts = makers[name_of](shown, of)
+    if of and not parts:
+        shown.problems.append(Problem(where, f"no run of this kind for {of}"))
+    parts = parts or [NO_RUNS]
     return ["", "\n\n".join(part.strip() for part in parts), ""]
 
 
