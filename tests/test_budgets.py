@@ -55,3 +55,21 @@ def test_budgets_are_what_was_set_or_unknown(tmp_path: Path) -> None:
     assert [str(one.budget) for one in judge(collect([tmp_path]).runs)] == ["4", "4 + 8"]
     assert str(Budget(None, None, is_tuned=True)) == "unknown + unknown"
     assert not Budget(4, 2, is_tuned=True).holds(Budget(4, None, is_tuned=True))
+
+
+def test_ratios_of_macs_have_a_table_of_their_own(tmp_path: Path) -> None:
+    for method in ("rni", "l1"):
+        settings = (SHORT, f"data.root={tmp_path}", f"method={method}")
+        run = composed_run(tmp_path / method, *settings)
+        pruned_from(run, PRUNE, acc_finetuned=0.7)
+        pruned_from(run, PRUNE, "switch=macs", name=f"{method}_macs", acc_finetuned=0.6)
+    both = ("switch=macs", "optimizer.curve=cosine")
+    pruned_from(run, PRUNE, *both, name="both", acc_finetuned=0.5)
+    judged = judge(collect([tmp_path]).runs)
+    (plain,), (by_macs,) = comparison.at_budget(judged), comparison.at_macs(judged)
+    methods = [row.variant.label for row in by_macs.rows]
+    assert methods == ["rni", "l1"]
+    assert [row.figures["acc_finetuned"].mean for row in by_macs.rows] == [0.6, 0.6]
+    pruned = [row for row in plain.rows if row.ratio == 0.9]
+    assert [row.figures["acc_finetuned"].mean for row in pruned] == [0.7, 0.7]
+    assert comparison.switches(judged) is None  # 0.9 of the MACs is another network
