@@ -73,7 +73,7 @@ def pruned_from(parent: Path, *overrides: str, name: str = "", **summary: Any) -
     dense = json.loads((parent / "summary.json").read_text())
     own = {key: dense[key] for key in ("dataset", "arch", "method")}
     own |= {"acc_dense": dense["test_acc"], "epochs": config.trainer.max_epochs}
-    own |= {"ratio": config.prune.ratio, "seed": config.seed}
+    own |= {"ratio": config.prune.ratio, "target": config.prune.target, "seed": config.seed}
     own["scope"] = config.prune.scope or {"ucs": "local"}.get(dense["method"], "global")
     data = yaml.safe_load((parent / "config.yaml").read_text())["data"]
     settings = {**OmegaConf.to_container(config, resolve=True), "data": data}  # as prune.py does

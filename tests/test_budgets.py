@@ -5,11 +5,12 @@ from pathlib import Path
 
 from made_up_runs import composed_run, pruned_from
 
-from rni_pl.report import comparison
+from rni_pl.report import comparison, grids, papers
 from rni_pl.report.__main__ import main
 from rni_pl.report.budgets import Budget
 from rni_pl.report.collect import collect
 from rni_pl.report.departures import judge
+from rni_pl.report.tables import tabulate
 
 SHORT = "experiment=short_vgg16"
 PRUNE = "experiment=prune_short_vgg16"
@@ -57,19 +58,27 @@ def test_budgets_are_what_was_set_or_unknown(tmp_path: Path) -> None:
     assert not Budget(4, 2, is_tuned=True).holds(Budget(4, None, is_tuned=True))
 
 
-def test_ratios_of_macs_have_a_table_of_their_own(tmp_path: Path) -> None:
+def test_shares_of_macs_are_columns_of_their_own(tmp_path: Path) -> None:
     for method in ("rni", "l1"):
         settings = (SHORT, f"data.root={tmp_path}", f"method={method}")
         run = composed_run(tmp_path / method, *settings)
-        pruned_from(run, PRUNE, acc_finetuned=0.7)
-        pruned_from(run, PRUNE, "switch=macs", name=f"{method}_macs", acc_finetuned=0.6)
-    both = ("switch=macs", "optimizer.curve=cosine")
-    pruned_from(run, PRUNE, *both, name="both", acc_finetuned=0.5)
-    judged = judge(collect([tmp_path]).runs)
-    (plain,), (by_macs,) = comparison.at_budget(judged), comparison.at_macs(judged)
-    methods = [row.variant.label for row in by_macs.rows]
-    assert methods == ["rni", "l1"]
-    assert [row.figures["acc_finetuned"].mean for row in by_macs.rows] == [0.6, 0.6]
-    pruned = [row for row in plain.rows if row.ratio == 0.9]
-    assert [row.figures["acc_finetuned"].mean for row in pruned] == [0.7, 0.7]
-    assert comparison.switches(judged) is None  # 0.9 of the MACs is another network
+        pruned_from(run, PRUNE, name="plain", acc_finetuned=0.7)
+        pruned_from(run, PRUNE, "switch=macs", name="macs", acc_finetuned=0.6)
+        pruned_from(run, PRUNE, "prune.target=params", name="params", acc_finetuned=0.5)
+    runs = collect([tmp_path]).runs
+    judged = judge(runs)
+    (table,), (all_runs,) = comparison.at_budget(judged), tabulate(runs)
+    for grid in (grids.by_ratio(table), grids.by_ratio(all_runs)):
+        assert grid.header == ["method", "dense", "0.9", "0.9 of MACs", "0.9 of parameters"]
+        assert [row[0] for row in grid.rows] == ["rni", "l1"]
+        assert [row[2:] for row in grid.rows] == 2 * [["70.00", "60.00", "50.00"]]
+    assert comparison.switches(judged) is None  # these are no switches, and not at 0.9
+    pruned_from(run, PRUNE, "switch=cosine", name="cosine", acc_finetuned=0.72)
+    switched = comparison.switches(judge(collect([tmp_path]).runs))
+    assert switched is not None
+    assert [row[2:5] for row in switched.rows] == [
+        ["plain", "70.00", "–"], ["optimizer.curve=cosine", "72.00", "+2.00"]
+    ]  # fmt: skip
+    found = papers.paper(judged)
+    assert found is not None
+    assert dict(zip(found.grid.header, found.grid.rows[0], strict=True))["rni 0.9"] == "70.00"

@@ -15,6 +15,8 @@ from rni_pl.errors import CheckpointError, ConfigError
 from rni_pl.files import CHECKPOINTS, CONFIG, FAILURE, LAST, SUMMARY
 from rni_pl.rules import Rule
 
+SHARES = {"macs": "MACs", "params": "parameters"}  # what ratios are of, where not of channels
+
 
 @dataclass(frozen=True)
 class Run:
@@ -36,6 +38,15 @@ class Run:
     def is_pruned(self) -> bool:
         """Whether this is a run of `prune.py`, not of `train.py`."""
         return "ratio" in self.summary
+
+    @property
+    def ratio(self) -> float | str | None:
+        """The share of the channels that was to be removed, or ``"auto"``; None: a dense network.
+
+        A share of something else is named as such: ``"0.95 of MACs"``.
+        """
+        share, of = self.summary.get("ratio"), SHARES.get(self.summary.get("target", "channels"))
+        return f"{share:g} of {of}" if of and isinstance(share, int | float) else share
 
     @property
     def latency(self) -> dict[str, Any]:

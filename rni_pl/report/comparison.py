@@ -1,7 +1,6 @@
 """Tables that compare: at one budget, with and without a switch, by modes of the importances."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from rni_pl.errors import ConfigError
 from rni_pl.report.budgets import distinct
@@ -12,9 +11,8 @@ from rni_pl.report.importances import LIMITS, Distribution
 from rni_pl.report.settings import variants
 from rni_pl.report.tables import Row, Stat, Table, stat, table_of, tabulate
 
-SEVERE = 0.9  # the ratio at which switches are compared
+SEVERE = 0.9  # the share of channels at which switches are compared
 EPOCHS = "trainer.max_epochs"
-OF_MACS = {"prune.target": "macs"}
 
 
 def task_of(run: Run) -> tuple[str, str]:
@@ -32,7 +30,7 @@ def row_of(runs: Sequence[Judged]) -> Row | None:
         return None
     trained = {one.trained.path: one.trained for one in runs}  # says what led to each
     (table,) = tabulate({**trained, **{one.run.path: one.run for one in runs}}.values())
-    rows = [row for row in table.rows if row.ratio == runs[0].run.summary.get("ratio")]
+    rows = [row for row in table.rows if row.ratio == runs[0].run.ratio]
     if len(rows) > 1:
         labels = " and ".join(f"{row.runs[0].name} ({row.variant.label})" for row in rows)
         raise ConfigError(f"runs of one cell differ in more than their seed: {labels}")
@@ -59,18 +57,6 @@ def dense_networks(judged: Iterable[Judged]) -> list[Table]:
     """The same of the dense networks alone, by the epochs of their training."""
     plain = [one for one in judged if not one.off.are_switches]
     return _by_budget(one for one in plain if not one.run.is_pruned)
-
-
-def at_macs(judged: Iterable[Judged]) -> list[Table]:
-    """The same of networks pruned by a share of their MACs, not of their channels."""
-    chosen = [one for one in judged if not one.off.training]
-    chosen = [one for one in chosen if not one.run.is_pruned or one.off.finetuning == OF_MACS]
-    tables = _by_budget(chosen)  # with the dense networks, which say what led to each
-    return [pruned for table in tables if (pruned := _pruned_of(table)).rows]
-
-
-def _pruned_of(table: Table) -> Table:
-    return replace(table, rows=tuple(row for row in table.rows if row.ratio is not None))
 
 
 def _by_budget(judged: Iterable[Judged]) -> list[Table]:
@@ -127,8 +113,7 @@ def switches(judged: Sequence[Judged]) -> Grid | None:
 
     At the ratio `SEVERE`, or where the ratio is read off the scores; None where there are none.
     """
-    at = [one for one in judged if one.run.summary.get("ratio") in (SEVERE, "auto")]
-    at = [one for one in at if not OF_MACS.items() <= one.off.finetuning.items()]
+    at = [one for one in judged if one.run.ratio in (SEVERE, "auto")]
     groups: dict[tuple[str, str], dict[str, list[Judged]]] = {}
     for one in at:
         groups.setdefault(_start(one), {}).setdefault(one.off.label, []).append(one)

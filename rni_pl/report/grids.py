@@ -179,7 +179,7 @@ def runs(found: Sequence[Run]) -> Grid:
         figures = run.summary
         accuracy = figures["acc_finetuned" if run.is_pruned else "test_acc"]
         cells = [run.name, *(figures[key] for key in ("dataset", "arch", "method"))]
-        cells += [ratio_name(figures.get("ratio")), str(figures.get("seed", NOTHING))]
+        cells += [ratio_name(run.ratio), str(figures.get("seed", NOTHING))]
         cells += [percent(Stat(accuracy))]
         cells += [str(figures.get(key, NOTHING)) for key in ("best_epoch", "epochs")]
         body.append(cells)

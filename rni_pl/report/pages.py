@@ -55,10 +55,6 @@ class Shown:
         """Tables of runs without a switch by title, or those that `of` names."""
         return _titled(comparison.at_budget(self.judged), of)
 
-    def at_macs(self, of: str | None) -> dict[str, Table]:
-        """Tables of runs pruned by their MACs by title, or those that `of` names."""
-        return _titled(comparison.at_macs(self.judged), of)
-
     def dense_networks(self, of: str | None) -> dict[str, Table]:
         """Tables of dense networks without a switch by title, or those that `of` names."""
         return _titled(comparison.dense_networks(self.judged), of)
@@ -217,7 +213,6 @@ TABLES: dict[str, Maker] = {
     "paper": _paper,
     "accuracy": _each(grids.by_ratio, Shown.at_budget),
     "budget": _each(comparison.costs, Shown.at_budget),
-    "macs": _each(comparison.costs, Shown.at_macs),
     "switches": _switches,
     "modes": _modes,
     "all": _each(comparison.costs, Shown.all_runs),

@@ -84,7 +84,7 @@ def _cells(runs: Sequence[Judged], columns: Iterable[tuple[str, float | None]]) 
 
 
 def _is_of(run: Run, method: str, ratio: float | None) -> bool:
-    return run.summary["method"] == method and run.summary.get("ratio") == ratio
+    return run.summary["method"] == method and run.ratio == ratio
 
 
 def _conditions(runs: Iterable[Judged]) -> str:

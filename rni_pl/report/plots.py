@@ -94,7 +94,7 @@ class Across:
 
 
 def _removed(row: Row) -> float:
-    """The ratio; where it was read off a valley, the share of channels that this removed."""
+    """The ratio; where it is no share of channels, the share of them that was removed."""
     if isinstance(row.ratio, str):
         return 1 - row.figures["channels"].mean / row.figures["channels_dense"].mean
     return float(row.ratio or 0)
@@ -143,7 +143,7 @@ def _curve(table: Table, colours: dict[str, str], title: str, figure: str, acros
                 )  # fmt: skip
         if across is MACS:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             axes.xaxis.set_major_formatter(EngFormatter())
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))

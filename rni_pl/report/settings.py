@@ -12,7 +12,7 @@ from rni_pl.report.collect import Run
 LEFT_OUT = {
     "seed", "data.seed", "data.split_seed", "checkpoint", "resume", "existing", "allow",
     "command",
-    "prune.ratio", "prune.latency", "data.choice", "data.name", "data.workers",
+    "prune.ratio", "prune.target", "prune.latency", "data.choice", "data.name", "data.workers",
     "data.eval_batch_size",
 }  # fmt: skip
 LEFT_OUT_PARTS = ("overrides", "data.source", "data._target_")
@@ -131,7 +131,6 @@ def _settings(run: Run, parent: Run | None, names: Mapping[str, str]) -> _Settin
         return _Settings(_relevant(run), {})
     pruning = _relevant(run)
     pruning["prune.scope"] = run.summary["scope"]
-    pruning["prune.target"] = run.summary.get("target", "channels")
     if parent is not None:
         given = _checkpoint(run) or ""
         other = Path(given).name if _of_another_epoch(given) else None

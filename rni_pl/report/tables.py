@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         variant: what they were trained and pruned with.
-        ratio: the share that was to be removed, or ``"auto"``; None: a dense network.
+        ratio: `Run.ratio` of each.
         runs: the runs.
         figures: figure -> mean and deviation: ``acc_dense``, ``acc_pruned`` and ``acc_finetuned``
             (fractions), ``params``, ``macs`` and ``channels``, the same with ``_dense`` where
@@ -108,7 +108,7 @@ def table_of(runs: Sequence[Run], told: Sequence[Variant], budget: Budget | None
     """The table of runs of one data set and network, at least one, each with its variant."""
     groups: dict[tuple[Variant, float | str | None], list[Run]] = {}
     for run, variant in zip(runs, told, strict=True):
-        groups.setdefault((variant, run.summary.get("ratio")), []).append(run)
+        groups.setdefault((variant, run.ratio), []).append(run)
     rows = [
         Row(variant, ratio, tuple(group), _figures(group))
         for (variant, ratio), group in groups.items()
@@ -143,10 +143,11 @@ def _identity(run: Run) -> str:
     return str((run.summary.get("seed"), (run.settings or {}).get("checkpoint")))
 
 
-def _ratio_order(ratio: float | str | None) -> float:
+def _ratio_order(ratio: float | str | None) -> tuple[float, str]:
+    """Dense networks, shares of the channels, and then what else was to be removed."""
     if ratio is None:
-        return -1.0
-    return 2.0 if isinstance(ratio, str) else ratio
+        return -1.0, ""
+    return (2.0, ratio) if isinstance(ratio, str) else (ratio, "")
 
 
 def _row_order(row: Row) -> tuple[Any, ...]:
