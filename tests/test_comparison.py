@@ -133,11 +133,15 @@ def test_switches_beside_plain_runs(short: Path) -> None:
     assert grid is not None
     assert [row[:5] for row in grid.rows] == [
         ["rni", "4 + 2", "plain", "71.00 ± 1.41", "–"],
-        ["rni", "4 + 2", "distill.weight=0.9", "73.45", "+2.45"],
+        ["rni", "4 + 2", "distill.weight=0.9", "73.45", "+3.45"],  # to seed 0 alone
         ["rni", "4 + 2", "prune.ratio=auto", "60.00", "–"],
     ]
     plain = [one for one in vgg if not one.off.are_switches]
     assert comparison.switches(plain) is None
+    others = [one for one in vgg if one.off.are_switches or one.run.summary["seed"] == 1]
+    unpaired = comparison.switches(others)
+    assert unpaired is not None
+    assert [row[4] for row in unpaired.rows] == ["–"] * 3
 
 
 def test_a_budget_with_its_cost(short: Path) -> None:

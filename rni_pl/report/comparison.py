@@ -112,6 +112,7 @@ def switches(judged: Sequence[Judged]) -> Grid | None:
     """Runs of one network and data set that go beyond the paper, beside those that do not.
 
     At the ratio `SEVERE`, or where the ratio is read off the scores; None where there are none.
+    Differences are to the plain runs of the same seeds.
     """
     at = [one for one in judged if one.run.ratio in (SEVERE, "auto")]
     groups: dict[tuple[str, str], dict[str, list[Judged]]] = {}
@@ -119,14 +120,14 @@ def switches(judged: Sequence[Judged]) -> Grid | None:
         groups.setdefault(_start(one), {}).setdefault(one.off.label, []).append(one)
     rows = []
     for start, found in sorted(groups.items()):
-        plain = row_of(found.pop("", []))
-        usual = plain.figures["acc_finetuned"].mean if plain else None
+        usual = found.pop("", [])
+        plain = row_of(usual)
         if found and plain:
             rows.append([*start, "plain", *_switch_cells(plain, None)])
         for label, runs in sorted(found.items()):
             row = row_of(runs)
             assert row is not None
-            rows.append([*start, label, *_switch_cells(row, usual)])
+            rows.append([*start, label, *_switch_cells(row, _of_same_seeds(runs, usual))])
     header = ["method", "epochs", "switch", f"accuracy at {SEVERE:g} or auto"]
     header += [f"difference to plain at {SEVERE:g}"]
     header += ["channels kept", "parameters", "MACs", "seed"]
@@ -139,11 +140,18 @@ def _start(one: Judged) -> tuple[str, str]:
     return ", ".join([one.run.summary["method"], *penalty]), str(one.budget)
 
 
-def _switch_cells(row: Row, usual: float | None) -> list[str]:
+def _of_same_seeds(runs: Sequence[Judged], usual: Sequence[Judged]) -> Row | None:
+    """The row of the plain runs with the seeds of `runs`; None where one is missing."""
+    seeds = {one.run.summary.get("seed") for one in runs}
+    alike = [one for one in usual if one.run.summary.get("seed") in seeds]
+    return row_of(alike) if seeds == {one.run.summary.get("seed") for one in alike} else None
+
+
+def _switch_cells(row: Row, plain: Row | None) -> list[str]:
     reached = row.figures["acc_finetuned"]
     apart = NOTHING
-    if usual is not None and row.ratio == SEVERE:  # auto keeps another number of channels
-        apart = f"{100 * (reached.mean - usual):+.2f}"
+    if plain and row.ratio == SEVERE:  # auto keeps another number of channels
+        apart = f"{100 * (reached.mean - plain.figures['acc_finetuned'].mean):+.2f}"
     sizes = [count(row.figures[key]) for key in ("channels", "params", "macs")]
     return [percent(reached), apart, *sizes, _each(row, "seed")]
 
