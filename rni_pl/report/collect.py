@@ -45,7 +45,7 @@ class Run:
 
         A share of something else is named as such: ``"0.95 of MACs"``.
         """
-        share, of = self.summary.get("ratio"), SHARES.get(self.summary.get("target", "channels"))
+        share, of = self.summary.get("ratio"), SHARES.get(self.summary.get("target", ""))
         return f"{share:g} of {of}" if of and isinstance(share, int | float) else share
 
     @property
