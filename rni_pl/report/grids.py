@@ -5,7 +5,7 @@ what is removed is a percentage to one decimal, each rounded to the nearest.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rni_pl.report.collect import Run
@@ -58,21 +58,33 @@ def ratio_name(ratio: float | str | None) -> str:
     return ratio if isinstance(ratio, str) else f"{ratio:g}"
 
 
-def by_ratio(table: Table, figure: str = "acc_finetuned") -> Grid:
-    """Method by ratio: one figure of the pruned networks, beside the dense accuracy."""
+def by_ratio(table: Table) -> Grid:
+    """Method by ratio: accuracy after fine-tuning, beside that of the dense network."""
+    return _by_ratio(table, lambda row: percent(row.figures["acc_finetuned"]))
+
+
+def by_ratio_with_macs(table: Table) -> Grid:
+    """The same, and in brackets the millions of MACs that are left."""
+
+    def cell(row: Row) -> str:
+        return f"{percent(row.figures['acc_finetuned'])} ({row.figures['macs'].mean / 1e6:.1f})"
+
+    return _by_ratio(table, cell)
+
+
+def _by_ratio(table: Table, cell: Callable[[Row], str]) -> Grid:
     ratios = table.ratios()
     rows, means = [], []
     for variant in table.variants:
-        stats = [_dense_accuracy(table, variant)]
-        for ratio in ratios:
-            row = table.row(variant, ratio)
-            stats.append(row.figures[figure] if row else None)
-        rows.append([variant.label, *(NOTHING if s is None else percent(s) for s in stats)])
-        means.append([None if s is None else s.mean for s in stats])
+        dense = _dense_accuracy(table, variant)
+        pruned = [table.row(variant, ratio) for ratio in ratios]
+        cells = [NOTHING if row is None else cell(row) for row in pruned]
+        rows.append([variant.label, percent(dense), *cells])
+        means.append([dense.mean, *(row and row.figures["acc_finetuned"].mean for row in pruned)])
     return Grid(["method", "dense", *map(ratio_name, ratios)], rows, best=_best(means))
 
 
-def _dense_accuracy(table: Table, variant: Variant) -> Stat | None:
+def _dense_accuracy(table: Table, variant: Variant) -> Stat:
     """Of the training runs, or else of what pruning started from."""
     rows = [row for row in table.rows if row.variant == variant]
     first = min(rows, key=lambda row: (row.ratio is not None, -len(row.runs)))

@@ -211,7 +211,7 @@ def _drawn(drawn: Sequence[Plot], shown: Shown) -> list[str]:
 
 TABLES: dict[str, Maker] = {
     "paper": _paper,
-    "accuracy": _each(grids.by_ratio, Shown.at_budget),
+    "accuracy": _each(grids.by_ratio_with_macs, Shown.at_budget),
     "budget": _each(comparison.costs, Shown.at_budget),
     "switches": _switches,
     "modes": _modes,

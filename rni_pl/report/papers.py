@@ -92,9 +92,11 @@ def _conditions(runs: Iterable[Judged]) -> str:
     runs = list(runs)
     data = ", ".join(sorted({one.run.summary["dataset"] for one in runs}))
     seeds = sorted({str(one.run.summary.get("seed", "unknown")) for one in runs})
-    word = "seed" if len(seeds) == 1 else "seeds"
+    these = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)} where ± is given"
+    if len(seeds) > 1:
+        these += ", else one of them"
     return (
-        f"Ours: {data}; {word} {', '.join(seeds)}; the paper's hyper-parameters and protocol (the "
+        f"Ours: {data}; {these}; the paper's hyper-parameters and protocol (the "
         "best epoch is picked on the test set)."
     )
 
