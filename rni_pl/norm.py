@@ -140,16 +140,31 @@ def convert_batchnorm(model: nn.Module) -> nn.Module:
     activation keeps its activation.
 
     Raises:
-        ValueError: a subclass of BatchNorm2d computes something else, or a layer has hooks, that
-            would be lost.
+        ValueError: there is no BatchNorm2d, a subclass of it computes something else, a layer has
+            hooks, that would be lost, or is in a list as well, through which it might be called.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        raise ValueError(f"{type(model).__name__} has no BatchNorm2d that could become a SigBN")
     converted = {norm: _to_sigmoid(norm) for norm in norms}  # once, however often it is used
+    _check_lists(model, {norm for norm in norms if converted[norm] is not norm})
     for module in list(model.modules()):
         for name, child in module._modules.items():
             if isinstance(child, nn.BatchNorm2d):
                 module._modules[name] = converted[child]
     return converted.get(model, model)  # type: ignore[call-overload]
+
+
+def _check_lists(model: nn.Module, replaced: set[nn.BatchNorm2d]) -> None:
+    """Raise where a plain list, tuple or dictionary of a module holds a layer to be replaced."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if key == "_modules" or not isinstance(value, list | tuple | dict):
+                continue
+            held = value.values() if isinstance(value, dict) else value
+            if any(isinstance(one, nn.Module) and one in replaced for one in held):
+                where = f"{name}.{key}".lstrip(".")
+                raise ValueError(f"{where} holds BatchNorm layers: make an nn.ModuleList of it")
 
 
 def _to_sigmoid(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:

@@ -166,6 +166,19 @@ def test_positions_put_into_the_batch_count_as_positions(images: int) -> None:
     assert removed == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.parametrize("weights", [False, True])
+def test_attention_counts(weights: bool) -> None:
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x, x, x, need_weights=weights)[0]
+
+    images, width = 7, 16
+    projections, products = 4 * images * width**2, 2 * images**2 * width
+    model = Attention(width, 2, batch_first=True)
+    assert macs_on(model, (torch.randn(3, images, width),)) == projections + products
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_what_is_no_network_is_refused() -> None:
     with pytest.raises(TypeError, match="model must be a network, not 'resnet56'"):
         prune("resnet56", torch.zeros(1, 3, 8, 8), 0.5)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """The pruning engine: trace the channel graph, score, select, remove.
 
-Plain PyTorch. Reads in the order `tracing` (with `meta`), `numbering`, `flow` (with `aliases`),
-`ops` (with `kinds`, `padding`, `probe`), `graph`, then `scores`, `selection` (with `cost`,
-`budget`, `valley`), `plan`, `surgery`, `oneshot` (with `absorb`, `recalibrate`).
+Plain PyTorch. Reads in the order `tracing` (with `standins`, `reads`, `meta`), `numbering`, `flow`
+(with `aliases`), `ops` (with `kinds`, `padding`, `probe`), `graph`, then `scores`, `selection`
+(with `cost`, `budget`, `valley`), `plan`, `surgery`, `oneshot` (with `absorb`, `recalibrate`).
 """
 
 from rni_pl.pruning.oneshot import PruningReport, prune

@@ -1,10 +1,12 @@
 """What a network costs, measured, and what it would cost with any choice of channels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rni_pl.pruning.graph import ChannelGraph, LayerChannels
 from rni_pl.pruning.modes import evaluating
@@ -33,9 +35,22 @@ def macs_on(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     inputs = map_tensors(
         inputs, lambda x: x.to(like) if x.is_floating_point() else x.to(like.device)
     )
-    with torch.no_grad(), evaluating(model), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), evaluating(model), _attention_in_products(), counter:
         model(*inputs)
     return counter.get_total_flops() // 2 // len(tensors_in(inputs)[0])
+
+
+@contextmanager
+def _attention_in_products() -> Iterator[None]:
+    """Attention as the products that the counter knows, not in one go."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class CostModel:

@@ -66,7 +66,10 @@ class Flow:
         self._held: dict[fx.Node, Any] = {}  # what has to be the same when replayed
         self._pairs: dict[fx.Node, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         self.opaque: dict[fx.Node, str] = {}  # operations that are not understood, and why not
-        self.locked = aliases.sharing_tensors(self.modules)
+        shared = aliases.sharing_tensors(self.modules)
+        self.locked = dict.fromkeys(shared, "whose parameters or buffers are shared")
+        for name in {name for each in traced for name in each.reads.sizes}:
+            self.lock(name, "whose sizes the network's own code reads")
 
     def _batch_size(self) -> int:
         """Images in the example: the first dimension of its first tensor."""
@@ -76,9 +79,9 @@ class Flow:
     def number(self) -> None:
         """First run: hand out the numbers."""
         self._run(self._number)
-        for name in self.locked & self.layers.keys():
+        for name in self.locked.keys() & self.layers.keys():
             record = self.layers[name]
-            why = f"is held by {name}, whose parameters or buffers are shared"
+            why = f"is held by {name}, {self.locked[name]}"
             self.pin(numbers_in((record.inputs, record.outputs)), why)
 
     def replay(self, keep: Tensor) -> tuple[Tensor, str] | None:
@@ -89,7 +92,7 @@ class Flow:
         try:
             self._run(self._check)
         except Unfit as unfit:
-            return self._culprits(keep, unfit.suspects), f"{describe(self.node)} {unfit}"
+            return self._culprits(keep, unfit.suspects), f"{kinds.describe(self.node)} {unfit}"
         finally:
             self._keep = None
         return None
@@ -209,9 +212,9 @@ class Flow:
             others = [n for n in inputs if not same_channels(self._results[n], self._now[n])]
             raise Unfit("would be given other channels or numbers than before", others)
 
-    def lock(self, name: str) -> None:
-        """Keep the channels of layer `name`, whose parameters are used elsewhere too."""
-        self.locked.add(name)
+    def lock(self, name: str, why: str) -> None:
+        """Keep the channels of layer `name`, of which something is used elsewhere too."""
+        self.locked.setdefault(name, why)
 
     @property
     def replaying(self) -> bool:
@@ -231,7 +234,7 @@ class Flow:
     @property
     def place_name(self) -> str:
         """The present operation, as a user knows it."""
-        return describe(self.node)
+        return kinds.describe(self.node)
 
     def units_at(self, nodes: list[fx.Node]) -> Tensor:
         """The units that some operations read or make."""
@@ -286,14 +289,3 @@ class Flow:
             numbers = numbers_in((numbers, [self._results[node] for node in nodes]))
         units = self.unit_of[numbers].unique()
         return units if not bool(keep[units].all()) else (~keep).nonzero().flatten()
-
-
-def describe(node: fx.Node) -> str:
-    """An operation as a user knows it: its layer's name, or what it calls and where."""
-    if node.op == "call_module":
-        return str(node.target)
-    called = node.target if isinstance(node.target, str) else node.target.__name__
-    called = called.removeprefix("i") if called in kinds.IN_PLACE else called
-    stack = node.meta.get("nn_module_stack") or {}
-    inside = next(reversed(stack.values()), ("",))[0] if stack else ""
-    return f"{called} in {inside}" if inside else str(called)

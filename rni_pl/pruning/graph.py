@@ -74,7 +74,7 @@ class ChannelGraph:
         while node.all_input_nodes:
             node = node.all_input_nodes[0]
             if node in self.flow.opaque:
-                return f"comes from {flow.describe(node)}, which {self.flow.opaque[node]}"
+                return f"comes from {kinds.describe(node)}, which {self.flow.opaque[node]}"
             if str(node.target) in self.layers:
                 break  # it makes these channels
         return "holds the network's input or other fixed channels"
@@ -91,7 +91,7 @@ class ChannelGraph:
         name = str(before.target)
         makes = name in self.layers and self.layers[name].inputs is not None
         assert self.flow is not None
-        free = self.flow.locked.isdisjoint((name, norm))
+        free = self.flow.locked.keys().isdisjoint((name, norm))
         return name if makes and free and len(self.nodes(name)) == 1 else None
 
     def norm_behind(self, layer: str) -> str | None:
@@ -139,8 +139,8 @@ def trace(model: nn.Module, example_inputs: Any) -> ChannelGraph:
         )
     # Code that is traced may note results on its modules (caches): they are none of the model's.
     passes = [tracing.trace(_twin(model).eval(), inputs)]
-    complete = not _unreached(passes[0])
-    if not complete:  # auxiliary heads, which exist in training alone
+    complete = not _unreached(passes[0]) and not passes[0].reads.mode
+    if not complete:  # auxiliary heads, and what else there is in training alone
         in_training = _trace_in_training(model, inputs)
         complete = in_training is not None
         passes += [in_training] if in_training else []

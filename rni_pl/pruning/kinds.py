@@ -37,6 +37,7 @@ MOVES = {
     "select", "stack", "getitem", "size", "getattr", "dim", "ndimension", "numel", "flip", "roll",
 }  # fmt: skip
 QUERIES = {"size", "getattr", "dim", "ndimension", "numel", "nelement", "stride", "getitem"}
+NEW = {"new_empty", "new_full", "new_ones", "new_zeros"}
 SPLITS = {"chunk", "split", "tensor_split"}
 DROPPING = {name for name in ACTIVATIONS if "drop" in name or name == "stochastic_depth"}
 FOLLOWED = ACTIVATIONS | CASTS | PRODUCTS
@@ -70,6 +71,17 @@ def name_of(node: fx.Node) -> str:
     return getattr(node.target, "__name__", str(node.target)).rstrip("_")
 
 
+def describe(node: fx.Node) -> str:
+    """An operation as a user knows it: its layer's name, or what it calls and where."""
+    if node.op == "call_module":
+        return str(node.target)
+    called = node.target if isinstance(node.target, str) else node.target.__name__
+    called = called.removeprefix("i") if called in IN_PLACE else called
+    stack = node.meta.get("nn_module_stack") or {}
+    inside = next(reversed(stack.values()), ("",))[0] if stack else ""
+    return f"{called} in {inside}" if inside else str(called)
+
+
 def is_in_place(node: fx.Node) -> bool:
     """Whether a node changes its first argument."""
     called = node.target if isinstance(node.target, str) else node.target.__name__
@@ -78,6 +90,11 @@ def is_in_place(node: fx.Node) -> bool:
         marked = marked and getattr(node.target, "__module__", "") != "_operator"
         return marked or called in IN_PLACE
     return node.op == "call_method" and marked
+
+
+def asks_for_kind(node: fx.Node) -> bool:
+    """Whether a node asks for a tensor's type or device alone."""
+    return name_of(node) == "getattr" and node.args[1] in ("dtype", "device")
 
 
 def changed_by(node: fx.Node) -> fx.Node:

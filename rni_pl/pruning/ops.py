@@ -76,6 +76,8 @@ def call(flow: "Flow", args: tuple, kwargs: dict) -> Any:
         return move(flow, name, args, kwargs)
     if not flow.node.all_input_nodes or not tensors_in((args, kwargs)):
         return constant(flow, args, kwargs)
+    if name in kinds.NEW:
+        return new(flow, args, kwargs)
     if len(operands) == 1:
         return call_on_one(flow, name, operands[0], args, kwargs)
     if len(operands) == 2:
@@ -266,7 +268,10 @@ def regroup(flow: "Flow", before: Any, after: Any) -> Any:
 
 def attribute(flow: "Flow", name: str) -> Any:
     """A parameter used outside its layer: what it meets, and its layer, stay whole."""
-    flow.lock(name.rpartition(".")[0])
+    if not all(kinds.asks_for_kind(user) for user in flow.node.users):
+        flow.lock(
+            name.rpartition(".")[0], "whose parameters or buffers the network's own code reads"
+        )
     return fixed(flow.shapes[flow.node])
 
 
@@ -278,13 +283,17 @@ def constant(flow: "Flow", args: tuple, kwargs: dict) -> Any:
     return map_tensors(result, lambda x: fixed(x.shape))
 
 
+def new(flow: "Flow", args: tuple, kwargs: dict) -> Tensor:
+    """A new tensor of the kind of another, of which it has no channels."""
+    flow.hold_settings((args[1:], kwargs))
+    return fixed(native(flow, args, kwargs).shape)
+
+
 def native(flow: "Flow", args: tuple, kwargs: dict) -> Any:
     """Run the operation itself."""
     target: Any = flow.node.target
-    if flow.node.op == "call_method":
-        if target.endswith("_"):  # may move what it is given
-            vars(args[0]).pop("placed", None)
-        result = getattr(args[0], target)(*args[1:], **kwargs)
-    else:
-        result = target(*args, **kwargs)
-    return result
+    if flow.node.op != "call_method":
+        return target(*args, **kwargs)
+    if target.endswith("_"):  # may move what it is given
+        vars(args[0]).pop("placed", None)
+    return getattr(args[0], target)(*args[1:], **kwargs)

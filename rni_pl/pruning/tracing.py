@@ -6,8 +6,7 @@ for sizes and decide by them; what it decided is noted in the graph, for `Flow.r
 """
 
 import inspect
-import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,15 +18,21 @@ from rni_pl.errors import PruningError
 from rni_pl.pruning import kinds
 from rni_pl.pruning.meta import by_definition, on_meta, to_meta
 from rni_pl.pruning.numbering import map_tensors, tensors_in
+from rni_pl.pruning.reads import Reads, noted
+from rni_pl.pruning.standins import StandIn, decision, number, passing_for_tensors
 
 
 @dataclass
 class Traced:
-    """A traced graph; `shapes` has the results by node, with shapes in place of tensors."""
+    """A traced graph; `shapes` has the results by node, with shapes in place of tensors.
+
+    `reads` is what the network's own code asked of its layers.
+    """
 
     modules: dict[str, nn.Module]
     graph: fx.Graph
     shapes: dict[fx.Node, Any]
+    reads: Reads
 
     @property
     def layers(self) -> set[str]:
@@ -93,9 +98,10 @@ class Tracer(fx.Tracer):
             for name, module in self._modules.items()
             for key, tensor in (*module._parameters.items(), *module._buffers.items())
         }
-        graph = self.trace(model, {p.name: p.default for p in optional})
+        with noted(self._modules, lambda: self._notes) as reads, passing_for_tensors():
+            graph = self.trace(model, {p.name: p.default for p in optional})
         shapes = {n: map_tensors(value, lambda t: t.shape) for n, value in self.results.items()}
-        return Traced(self._modules, graph, shapes)
+        return Traced(self._modules, graph, shapes, reads)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether `m` is one operation of the graph."""
@@ -227,72 +233,6 @@ class Tracer(fx.Tracer):
         if not isinstance(value, list | tuple | Tensor):
             return super().iter(obj)
         return iter([obj[i] for i in range(len(value))])  # type: ignore[index]
-
-
-class StandIn(fx.Proxy):
-    """A result whose length is known, and so that of its attributes (``x.shape``)."""
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """A tensor where it stands for one, to code that asks with `isinstance`."""
-        return Tensor if isinstance(self._value(), Tensor) else type(self)
-
-    def _value(self) -> Any:
-        return self.tracer.results.get(self.node)  # type: ignore[attr-defined]
-
-    def __len__(self) -> int:
-        return len(self.tracer.results[self.node])  # type: ignore[attr-defined]
-
-    def __int__(self) -> int:
-        return self.tracer.to_number(self, int)  # type: ignore[attr-defined]
-
-    __index__ = __int__
-
-    def __float__(self) -> float:
-        return self.tracer.to_number(self, float)  # type: ignore[attr-defined]
-
-    # fx notes these as new results; what else holds the memory would not be known to change.
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self._change(operator.iadd, other)
-
-    def __isub__(self, other: Any) -> fx.Proxy:
-        return self._change(operator.isub, other)
-
-    def __imul__(self, other: Any) -> fx.Proxy:
-        return self._change(operator.imul, other)
-
-    def __itruediv__(self, other: Any) -> fx.Proxy:
-        return self._change(operator.itruediv, other)
-
-    def _change(self, operation: Callable, other: Any) -> fx.Proxy:
-        if not isinstance(self.tracer.results[self.node], Tensor):  # type: ignore[attr-defined]
-            return NotImplemented  # numbers do not change in place
-        return self.tracer.create_proxy("call_function", operation, (self, other), {})
-
-    def __getattr__(self, name: str) -> "StandInAttribute":
-        if name in ("_is_param", "_is_buffer"):  # what nn.Parameter's and nn.Buffer's ask
-            raise AttributeError(name)
-        return StandInAttribute(self, name)
-
-
-class StandInAttribute(StandIn, fx.proxy.Attribute):
-    """An attribute of a result."""
-
-    def _value(self) -> Any:
-        return getattr(self.root._value(), self.attr, None)  # without a note of it in the graph
-
-
-def decision(value: Any, before: bool) -> None:
-    """Raise where the network's code would now go another way."""
-    if bool(value) is not before:
-        raise RuntimeError("the network's code would decide otherwise")
-
-
-def number(value: Any, before: float) -> None:
-    """Raise where the network's code would now calculate with another size."""
-    if type(before)(value) != before:
-        raise RuntimeError("the network's code would calculate with another size")
 
 
 def _cannot(model: nn.Module, error: Exception) -> str:

@@ -80,7 +80,8 @@ def _by_ratio(table: Table, cell: Callable[[Row], str]) -> Grid:
         pruned = [table.row(variant, ratio) for ratio in ratios]
         cells = [NOTHING if row is None else cell(row) for row in pruned]
         rows.append([variant.label, percent(dense), *cells])
-        means.append([dense.mean, *(row and row.figures["acc_finetuned"].mean for row in pruned)])
+        reached = [row.figures["acc_finetuned"].mean if row else None for row in pruned]
+        means.append([dense.mean, *reached])
     return Grid(["method", "dense", *map(ratio_name, ratios)], rows, best=_best(means))
 
 
