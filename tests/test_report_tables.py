@@ -192,6 +192,13 @@ def test_methods_in_order_and_the_best_of_each_ratio(tmp_path: Path) -> None:
     assert "| rni | **90.00** | **90.00** |" in grids.markdown(grid)
 
 
+def test_penalties_stand_in_the_order_of_their_size(tmp_path: Path) -> None:
+    for weight in (2e-4, 1e-5, 1e-3):
+        trained_run(tmp_path / str(weight), weight)
+    labels = [variant.label for variant in only_table(tmp_path).variants]
+    assert labels == [f"rni, reg_weight={weight}" for weight in ("1e-05", "0.0002", "0.001")]
+
+
 def test_each_method_has_its_place_and_its_colour(tmp_path: Path) -> None:
     ours = {file.stem for file in (ROOT / "conf" / "method").glob("*.yaml")}
     for method in (*ours, "another"):

@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from rni_pl.report.grids import kept, ratio_name, widths
 from rni_pl.report.importances import LIMITS, Distribution, shared_edges, shares
@@ -26,7 +26,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, EDGE, FAINT = "#2b3138", "#9aa3ad", "#e3e7eb"
 LAYER_NAMES = 9  # on an axis, at most
-LINE = 54  # characters of a legend that fit the width
+LINE = 50  # characters of a legend that fit the width
 
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -143,7 +143,9 @@ def _curve(table: Table, colours: dict[str, str], title: str, figure: str, acros
                 )  # fmt: skip
         if across is MACS:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            low, high = axes.get_xlim()
+            wide = high > 10 * low
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)) if wide else MaxNLocator(4))
             axes.xaxis.set_major_formatter(EngFormatter())
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -252,11 +254,14 @@ def _draw(title: str, paint: Callable[[Axes], None], legend: bool = False, note:
         paint(axes)
         if legend:
             handles, labels = axes.get_legend_handles_labels()
-            columns = max(1, min(len(labels), 50 // max(map(len, labels), default=50)))
+            columns = max(1, min(len(labels), 42 // max(map(len, labels), default=42)))
             labels = [textwrap.fill(label, LINE, break_on_hyphens=False) for label in labels]
             lines = sum(label.count("\n") + 1 for label in labels) / columns
             figure.set_figheight(3.5 + 0.17 * max(0, lines - 2))  # the plot keeps its size
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=10)
+            figure.legend(
+                handles, labels, loc="outside lower center", ncols=columns, fontsize=10,
+                handlelength=3.5,  # as long as a dash is, to be told apart
+            )  # fmt: skip
         svg = _svg(figure)
     return Plot(title, svg, note)
 

@@ -1,5 +1,7 @@
 """From runs to rows: means and standard deviations over runs that differ in their seed alone."""
 
+import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -153,4 +155,19 @@ def _ratio_order(ratio: float | str | None) -> tuple[float, str]:
 def _row_order(row: Row) -> tuple[Any, ...]:
     method = row.variant.method
     known = [*COLOURS, method].index(method)
-    return known, method, row.variant.label, _ratio_order(row.ratio)
+    return known, method, _by_size(row.variant.label), _ratio_order(row.ratio)
+
+
+def _by_size(label: str) -> tuple[Any, ...]:
+    """Labels in order, their numbers by size: ``reg_weight=1e-05`` before ``0.0002``."""
+    parts = re.split(r"(?<==)([^,]*)", label)
+    return tuple(
+        (0, float(part), "") if _is_text_of_number(part) else (1, 0.0, part) for part in parts
+    )
+
+
+def _is_text_of_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
