@@ -35,7 +35,12 @@ FEW = {
     "data.batch_size": "16",
     "data.eval_batch_size": "64",
 }
-AT_HAND = ("digits", "image_folder", None)  # None: what the checkpoint was trained on
+AT_HAND = (
+    "digits",
+    "image_folder",
+    "cifar10_jpeg",
+    None,
+)  # None: what the checkpoint was trained on
 ONCE = {"repeats": "1"}
 # Only where a command leaves them open.
 QUICK = {"engines": "eager", "batch": "1", "threads": "1"}

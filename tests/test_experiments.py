@@ -45,6 +45,8 @@ def test_the_short_budget_differs_in_data_and_epochs_alone(
         assert short.data[key] == cell.data[key]
     for group in ("arch", "method", "optimizer"):
         assert short[group] == cell[group]
+    others = compose_config("train", [f"experiment=short_{arch}", "data=cifar100"]).data
+    assert (others.name, others.mean) != (short.data.name, short.data.mean)
     pruning = compose_config("prune", ["checkpoint=x", f"experiment=prune_short_{arch}"])
     assert (pruning.trainer.max_epochs, pruning.prune.ratio) == (tuning, 0.9)
 
