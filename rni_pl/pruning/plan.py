@@ -150,7 +150,9 @@ class _Selector:
     def _valley(self) -> float:
         found = find_valley(self.candidates.scores.repeat_interleave(self.candidates.channels))
         if found is None or not found.divides:
-            seen = "a single mode" if found is None else f"a valley {found.depth:.3f} deep"
+            seen = "a single mode"
+            if found is not None:
+                seen = f"a valley where the density is {found.depth:.3f} of the lower peak's"
             raise PruningError(
                 f"prune.ratio=auto: the scores show {seen}, not two modes with a valley under "
                 f"{MAX_DEPTH} of the lower peak; give a ratio"

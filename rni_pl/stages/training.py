@@ -14,9 +14,11 @@ from rni_pl.carryover import to_sigbn
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
-from rni_pl.errors import ConfigError, RniError, first_line
+from rni_pl.errors import ConfigError, PruningError, RniError, first_line
 from rni_pl.norm import norm_kind, scaled_norms
 from rni_pl.penalties import Regulariser
+from rni_pl.pruning.graph import trace
+from rni_pl.pruning.plan import Request, make_plan
 from rni_pl.spec import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.stages import rundir, runs
 from rni_pl.stages.outcome import Outcome
@@ -112,7 +114,21 @@ def new_classifier(
             f"method={spec.method} is for {_NORMS[spec.norm]}, arch={spec.arch_name} brings "
             f"{_NORMS[norm_kind(model)]} of its own"
         )
+    _warn_if_unprunable(model, spec)
     # Checkpoints bring their own weights: what fetched the first ones is left out of them.
     spec.arch = cold
     model.model_spec = spec  # type: ignore[assignment]
     return Classifier(spec.to_dict(), plain(config.optimizer), module=model)
+
+
+def _warn_if_unprunable(model: nn.Module, spec: ModelSpec) -> None:
+    """Say now, and not after hours of training, what pruning will raise."""
+    image = next(model.parameters()).new_zeros(1, *spec.image_shape)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            graph = trace(model, image)
+            make_plan(model, graph, Request(0.0, coupled=True), (image,))
+    except PruningError as error:
+        rank_zero_warn(
+            f"arch={spec.arch_name} can be trained, but not pruned as it is: {first_line(error)}"
+        )
