@@ -13,8 +13,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rni_pl import naming
 from rni_pl.errors import ConfigError, UnknownChoiceError
-from rni_pl.rules import CLOSED, MAY_BE_NULL, PATHS, RULES, RULES_OF
+from rni_pl.rules import MAY_BE_NULL, PATHS, RULES, RULES_OF
 
 
 def config_dir() -> str:
@@ -133,6 +134,9 @@ def one_line(error: Exception) -> str:
         allowed = ", ".join(option for option in options if option not in _BASES)
         hint = "; others come with an extra: docs/many-devices.md" if "hydra/" in override else ""
         return f"{override} is unknown; allowed: {allowed}{hint}"
+    unknown = naming.unknown_override(error)
+    if unknown:
+        return unknown
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(error, "full_key", None)
     prefix = f"{key}: " if key and key not in (lines or [""])[0] else ""
@@ -144,7 +148,8 @@ _NOISE = ("object_type=", "full_key:", "Set the environment variable", "Config s
 
 
 def check(config: DictConfig) -> None:
-    """Raise `ConfigError` for the first value that is missing or out of range."""
+    """Raise `ConfigError` for the first value that is unknown, missing or out of range."""
+    naming.check_top_level(config)
     inherits = OmegaConf.select(config, "data._target_", default="") is None
     resumes = OmegaConf.select(config, "resume", default=None) is not None
     rules = {**RULES, **RULES_OF.get(config.get("command", ""), {})}
@@ -158,23 +163,14 @@ def check(config: DictConfig) -> None:
             continue
         if not rule.holds(value):
             raise ConfigError(f"{key}={value!r} is not allowed; allowed: {rule.words}")
-    for group in CLOSED:
-        _check_names(config, group, [key for key in rules if key.startswith(f"{group}.")])
+    naming.check_closed(config, rules)
     _check_together(config)
-
-
-def _check_names(config: DictConfig, group: str, allowed: Sequence[str]) -> None:
-    for name in OmegaConf.select(config, group, default=None) or ():
-        if f"{group}.{name}" not in allowed:
-            raise ConfigError(f"{group}.{name} is unknown; allowed: {', '.join(allowed)}")
 
 
 def _check_together(config: DictConfig) -> None:
     """Values that are allowed each, but not together."""
     if "trainer" not in config:
         return
-    if config.get("command") == "train" and ("prune" in config or "distill" in config):
-        raise ConfigError("the experiment or switch is one of prune.py, not of train.py")
     if config.optimizer.nesterov and not config.optimizer.momentum:
         raise ConfigError("optimizer.momentum=0 is not allowed with optimizer.nesterov=true")
     trainer = config.trainer

@@ -206,6 +206,17 @@ RULES_OF: dict[str, dict[str, Rule]] = {
     },
 }
 CLOSED = ("optimizer", "prune", "distill")  # groups that have no setting but those with a rule
+OPEN = ("arch", "method", "data", "trainer")  # groups that take arguments of what they make
+_OF_BOTH = ("data", "optimizer", "trainer", "seed", "compile", "resume", "existing", "allow")
+SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
+    "train": ("arch", "method", *_OF_BOTH, "init"),
+    "prune": ("checkpoint", "prune", "distill", *_OF_BOTH),
+    "export": ("checkpoint", "output", "allow", "align"),
+    "benchmark": (
+        *("checkpoint", "allow", "engines", "batch", "threads"),
+        *("align", "repeats", "json", "prune"),
+    ),
+}
 MAY_BE_NULL = {
     "threads",
     "json",

@@ -27,6 +27,7 @@ def with_data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
             f"the network was trained on data={spec.data['choice']}, which is not known here: give "
             "the --config-dir that has it again, or data=NAME"
         ) from error
+    _check_names(config, spec.data["choice"], group)
     OmegaConf.set_struct(group, False)
     stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
     stored = {k: v for k, v in stored.items() if k not in runs.NOT_INHERITED}
@@ -41,6 +42,17 @@ def with_data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
     merged.data = OmegaConf.merge(group, stored, {k: v for k, v in given.items() if k in group})
     configuration.check(merged)  # type: ignore[arg-type]
     return merged  # type: ignore[return-value]
+
+
+def _check_names(config: DictConfig, choice: str, group: DictConfig) -> None:
+    """Refuse what was given for data that have no such setting."""
+    for key in map(str, config.data):
+        if key not in group and _is_given(f"data.{key}", config):
+            allowed = ", ".join(f"data.{n}" for n in map(str, group) if n not in runs.NOT_INHERITED)
+            raise ConfigError(
+                f"data.{key} is no setting of data={choice}, which the network was trained on; "
+                f"allowed: {allowed}"
+            )
 
 
 def with_pixels_and_split_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
