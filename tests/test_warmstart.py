@@ -1,5 +1,6 @@
 """Starting from trained weights: names, shapes, and the function carried over into SigBN."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SHORT
+from made_up_runs import Cells, report
 from test_pruning import difference, randomise
 from torch import nn
 
@@ -14,6 +16,7 @@ import rni_pl
 from rni_pl import models
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import norm_kind
+from rni_pl.report.collect import collect
 from rni_pl.stages.warmstart import load_state, read_state
 
 
@@ -169,3 +172,21 @@ def warm():
     import contextlib
 
     return contextlib.nullcontext()
+
+
+def test_nothing_is_trained_in_no_time_and_reported(
+    command: Callable,
+) -> None:
+    none = (*SHORT, "trainer.max_epochs=0")
+    start = ("arch=resnet20", "data=digits", "hydra.run.dir=runs/start")
+    assert command("train", *start, *none).status == 0
+    small = ("checkpoint=runs/start", "hydra.run.dir=runs/small")
+    assert command("prune", *small, *none).status == 0
+    for name in ("start", "small"):
+        found = json.loads(Path(f"runs/{name}/summary.json").read_text())
+        assert (found["best_epoch"], found["epochs"]) == (None, 0)
+        assert 0 <= found["seconds"] < 60
+    assert collect([Path("runs")]).problems == []
+    assert ["small", "digits", "resnet20", "rni"] in [
+        row[:4] for row in Cells(report(Path("runs"))).rows
+    ]

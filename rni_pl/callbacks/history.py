@@ -48,7 +48,7 @@ class History(pl.Callback):
 
     def __init__(self) -> None:
         self.record = Record()
-        self._since = 0.0
+        self._since: float | None = None  # where no epoch is trained, the clock never starts
         self._before = Record()
         self._trains = False  # rather than validates, or is between two epochs
 
@@ -95,7 +95,8 @@ class History(pl.Callback):
 
     def _lap(self) -> float:
         now = time.perf_counter()
-        lap, self._since = now - self._since, now
+        lap = 0.0 if self._since is None else now - self._since
+        self._since = now
         self.record.seconds += lap
         return lap
 

@@ -117,7 +117,8 @@ OF_PRUNING = {
     "kept": COUNTS,
 }
 OPTIONAL = {
-    **dict.fromkeys(("seed", "epochs", "best_epoch"), WHOLE),
+    **dict.fromkeys(("seed", "epochs"), WHOLE),
+    "best_epoch": Rule("a whole number, or null", lambda v: v is None or _is_whole(v)),
     **dict.fromkeys(("target", "precision"), TEXT),
     "widths": COUNTS,
     "latency": MAPPING,

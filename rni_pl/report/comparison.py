@@ -101,7 +101,8 @@ def _costs_of(row: Row) -> list[str]:
 
 def _each(row: Row, key: str) -> str:
     """A figure of every run, or the one that all of them have."""
-    found = [str(run.summary.get(key, NOTHING)) for run in row.runs]
+    figures = [run.summary.get(key) for run in row.runs]
+    found = [NOTHING if figure is None else str(figure) for figure in figures]
     return found[0] if len(set(found)) == 1 else ", ".join(found)
 
 

@@ -80,7 +80,7 @@ def _by_ratio(table: Table, cell: Callable[[Row], str]) -> Grid:
         pruned = [table.row(variant, ratio) for ratio in ratios]
         cells = [NOTHING if row is None else cell(row) for row in pruned]
         rows.append([variant.label, percent(dense), *cells])
-        reached = [row.figures["acc_finetuned"].mean if row else None for row in pruned]
+        reached = [None if row is None else row.figures["acc_finetuned"].mean for row in pruned]
         means.append([dense.mean, *reached])
     return Grid(["method", "dense", *map(ratio_name, ratios)], rows, best=_best(means))
 
@@ -194,7 +194,8 @@ def runs(found: Sequence[Run]) -> Grid:
         cells = [run.name, *(figures[key] for key in ("dataset", "arch", "method"))]
         cells += [ratio_name(run.ratio), str(figures.get("seed", NOTHING))]
         cells += [percent(Stat(accuracy))]
-        cells += [str(figures.get(key, NOTHING)) for key in ("best_epoch", "epochs")]
+        epochs = (figures.get(key) for key in ("best_epoch", "epochs"))
+        cells += [NOTHING if figure is None else str(figure) for figure in epochs]
         body.append(cells)
     return Grid(header, body, texts=4)
 
