@@ -12,7 +12,10 @@ from PIL import Image
 
 from rni_pl import recipe, rules
 from rni_pl.benchmark import engines
+from rni_pl.config import compose_config
+from rni_pl.errors import ConfigError
 from rni_pl.pruning import budget, selection
+from rni_pl.stages import dispatch
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 
@@ -131,6 +134,31 @@ def test_what_could_not_be_pruned_is_said_before_training(
     said = [str(one.message) for one in recwarn if "not pruned as it is: " in str(one.message)]
     assert len(said) == bool(why)
     assert all(why in one for one in said)
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("method._target_={}", "method"),
+        ("data.source._target_={}", "data"),
+        ("+trainer.callbacks=[{{_target_: {}}}]", "trainer.callbacks"),
+        ("trainer._target_={}", "trainer"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("my_penalties.L2", "No module named 'my_penalties'"),
+        ("rni_pl.penalties.L2", "module 'rni_pl.penalties' has no attribute 'L2'"),
+    ],
+)
+def test_why_a_class_of_ones_own_cannot_be_imported(
+    override: str, what: str, target: str, why: str, tmp_path: Path
+) -> None:
+    config = compose_config("train", ["arch=resnet20", "data=digits", override.format(target)])
+    with pytest.raises(ConfigError) as refused:
+        dispatch.run("train", config, tmp_path)
+    assert str(refused.value) == f"{what}: {target} cannot be imported: {why}"
 
 
 @pytest.mark.parametrize(

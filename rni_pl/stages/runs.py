@@ -1,6 +1,7 @@
 """What both stages share: data, trainer, and how they train and test."""
 
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -52,10 +53,24 @@ def make(node: DictConfig, what: str, kind: type) -> Any:
         cause = error.__cause__ or error
         if isinstance(cause, RniError):
             raise cause from error
-        raise ConfigError(f"{what}: {first_line(cause)}") from error
+        raise ConfigError(f"{what}: {_why(cause)}") from error
     if not isinstance(made, kind):
         raise ConfigError(f"{what}._target_={node.get('_target_')} makes no {kind.__name__}")
     return made
+
+
+def _why(error: BaseException) -> str:
+    """What an error of Hydra's `instantiate` comes from, in one line."""
+    target = re.match(r"Error loading '([^']+)'", str(error))
+    if target is None:
+        return first_line(error)
+    cause = error.__cause__ or error
+    # Hydra tries a name as a module, too: why it is none is behind why it cannot be imported.
+    while isinstance(cause, ImportError) and isinstance(cause.__context__, AttributeError):
+        cause = cause.__context__
+    while isinstance(cause, AttributeError) and isinstance(cause.__context__, AttributeError):
+        cause = cause.__context__
+    return f"{target[1]} cannot be imported: {first_line(cause)}"
 
 
 def make_data(config: DictConfig, watch_test: bool = False) -> ClassificationData:
@@ -103,7 +118,7 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     try:
         trainer = instantiate(OmegaConf.create(arguments), callbacks=callbacks, logger=logger)
     except InstantiationException as error:
-        raise ConfigError(f"trainer: {first_line(error.__cause__ or error)}") from error
+        raise ConfigError(f"trainer: {_why(error.__cause__ or error)}") from error
     _check_batch_size(config, trainer)
     trainer.strategy.checkpoint_io = WholeCheckpoints()
     return trainer
