@@ -193,7 +193,20 @@ def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | 
     if config.resume is not None:
         _log_into(Path(config.resume))
     _warn_in_one_line()
-    return dispatch.run(name, config, run_dir).summary["val_acc"]
+    summary = dispatch.run(name, config, run_dir).summary
+    _say_where(summary, run_dir if config.resume is None else Path(config.resume))
+    return summary["val_acc"]
+
+
+def _say_where(summary: dict[str, Any], run_dir: Path) -> None:
+    """One line for the next command, from the first process alone."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        here = Path.cwd()
+        place = run_dir.relative_to(here) if run_dir.is_relative_to(here) else run_dir
+        reached = f"; test accuracy {summary['test_acc']:.2%}" if "test_acc" in summary else ""
+        print(f"run directory: {place}{reached}", flush=True)
 
 
 def _portable(error: Exception) -> Exception:

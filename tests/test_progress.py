@@ -1,17 +1,20 @@
 """Bars are drawn on a terminal, and nothing of them anywhere else."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SHORT
 from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 from tqdm import tqdm
 
-from rni_pl import config, progress
+from rni_pl import cli, config, progress
+from rni_pl.callbacks import EpochLines
 from rni_pl.stages import runs
 
 
@@ -72,6 +75,49 @@ def test_lightnings_bar_is_on_on_a_terminal(
 ) -> None:
     pretend_terminal(monkeypatch)
     assert bars_of_the_trainer(tmp_path) == [RichProgressBar]
+
+
+def lines_of_the_trainer(run_dir: Path, *overrides: str) -> bool:
+    cfg = config.compose_config("train", ["data=digits", *overrides])
+    return any(isinstance(one, EpochLines) for one in runs.make_trainer(cfg, run_dir, []).callbacks)
+
+
+def test_lines_are_printed_where_there_is_no_bar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert lines_of_the_trainer(tmp_path)
+    assert not lines_of_the_trainer(tmp_path, "trainer.enable_progress_bar=false")
+    pretend_terminal(monkeypatch)
+    assert not lines_of_the_trainer(tmp_path)
+
+
+def test_a_line_for_each_epoch_and_one_at_the_end(command: Callable, tmp_path: Path) -> None:
+    settings = ("trainer.max_epochs=3", "trainer.check_val_every_n_epoch=2")
+    start = ("arch=resnet20", "data=digits", *SHORT[1:], *settings)
+    done = command("train", *start, "hydra.run.dir=runs/mine")
+    lines = done.out.splitlines()
+    loss, took, acc = r"train loss \d+\.\d{4}", r"\d+\.\d s", r"val acc \d+\.\d\d%"
+    wanted = [
+        f"epoch 1 of 3: {loss}, {took}",
+        f"epoch 2 of 3: {loss}, {acc}, {took}",
+        f"epoch 3 of 3: {loss}, {took}",
+        r"run directory: runs/mine; test accuracy \d+\.\d\d%",
+    ]
+    assert len(lines) == len(wanted)
+    for line, pattern in zip(lines, wanted, strict=True):
+        assert re.fullmatch(pattern, line)
+    elsewhere = command("prune", "checkpoint=runs/mine", *SHORT, f"hydra.run.dir={tmp_path}/small")
+    assert elsewhere.out.splitlines()[-1] == "run directory: small"
+    longer = command("train", "resume=runs/mine", "trainer.max_epochs=4")
+    assert longer.out.splitlines()[-1].startswith("run directory: runs/mine; test accuracy")
+
+
+def test_further_processes_say_nothing_at_the_end(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytorch_lightning.utilities.rank_zero_only.rank", 1)
+    cli._say_where({"test_acc": 0.5}, Path("run"))
+    assert capsys.readouterr().out == ""
 
 
 EVERY_COMMAND = """

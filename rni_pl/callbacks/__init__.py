@@ -5,6 +5,7 @@ from rni_pl.callbacks.continuation import Continuation
 from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
 from rni_pl.callbacks.interruption import StopOnSignal
+from rni_pl.callbacks.lines import EpochLines
 from rni_pl.callbacks.monitor import Monitor
 from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
@@ -13,6 +14,7 @@ from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 __all__ = [
     "BestCheckpoint",
     "Continuation",
+    "EpochLines",
     "History",
     "LastCheckpoint",
     "Monitor",

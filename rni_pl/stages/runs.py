@@ -21,6 +21,7 @@ from rni_pl import checkpoint, hardware, sync
 from rni_pl.callbacks import (
     BestCheckpoint,
     Continuation,
+    EpochLines,
     LastCheckpoint,
     Monitor,
     StopOnDivergence,
@@ -109,7 +110,9 @@ def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]
     _quieten()
     hardware.keep_freed_memory()
     arguments = _trainer_arguments(config)
-    callbacks = [*callbacks, *_shared_callbacks(arguments, run_dir)]
+    lines = config.trainer.enable_progress_bar and not arguments["enable_progress_bar"]
+    callbacks = [*callbacks, *([EpochLines()] if lines else [])]
+    callbacks += _shared_callbacks(arguments, run_dir)
     del arguments["sync_batchnorm"]
     arguments.pop("callbacks", None)
     logger = TensorBoardLogger(
