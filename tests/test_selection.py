@@ -2,13 +2,16 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rni_pl.errors import PruningError
+from rni_pl.pruning import prune
 from rni_pl.pruning.budget import cut_to_budget
+from rni_pl.pruning.cost import macs
 from rni_pl.pruning.scores import Candidates
 from rni_pl.pruning.selection import Floor, groups_of, keep_above, quantile, thresholds
 from rni_pl.pruning.valley import find_valley
+from rni_pl.stages.finetuning import _warn_if_missed
 
 
 def candidates(*layers: list[float], width: int = 1) -> Candidates:
@@ -65,6 +68,54 @@ def test_a_layer_that_is_no_multiple_can_stay_whole() -> None:
     layer = candidates([float(i) for i in range(10)])
     assert len(kept(layer, 0.05, floor=Floor(1, round_to=4))) == 10
     assert len(kept(layer, 0.35, floor=Floor(1, round_to=4))) == 8
+
+
+class Narrow(nn.Sequential):
+    """48 channels in two layers."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            *(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)),
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "scores", "words"),
+    [
+        (
+            {"ratio": 0.3},
+            "mixed",
+            "0.312 is removed: of the channels that can go, all go that score",
+        ),
+        (
+            {"ratio": 0.3},
+            "alike",
+            "0.875 is removed: of the channels that can go, all go that score",
+        ),
+        ({"ratio": 0.8, "min_channels": 9}, "apart", "is removed: the floors .* have layers keep"),
+        ({"ratio": 0.9, "min_channels": 1}, "apart", "is removed: the floors .* have layers keep"),
+        ({"ratio": 0.3, "round_to": 16}, "apart", "is removed: the floors .* have layers keep"),
+        ({"ratio": 0.9, "target": "macs", "min_channels": 9}, "apart", "or the network allow no"),
+    ],
+)
+def test_why_another_share_is_removed(options: dict, scores: str, words: str) -> None:
+    model = Narrow().eval()
+    if scores != "alike":
+        model[1].weight.data.copy_(1 + 3 * torch.arange(16))
+        model[4].weight.data.copy_(100 * (scores == "apart") + 1.1 + 1.5 * torch.arange(32))
+    pruned, report = prune(model, torch.zeros(1, 3, 32, 32), **options)
+    figures = {
+        "ratio": report.ratio,
+        "target": report.target,
+        "channels_dense": report.channels_dense,
+        "channels_pruned": report.channels_pruned,
+        "macs_dense": macs(model, [3, 32, 32]),
+        "macs_pruned": macs(pruned, [3, 32, 32]),
+    }
+    with pytest.warns(UserWarning, match=words):
+        _warn_if_missed(figures, report.floored)
 
 
 def budget(costs: list[float], share: float) -> float:

@@ -28,6 +28,8 @@ class PruningReport:
         skipped: norm layer that was left whole -> the reason.
         widths: norm layer in `kept` -> its number of channels before.
         absorbed: what became of the constants that removed channels emit; None: nothing was done.
+        floored: whether `min_channels` or `round_to` had a layer keep more channels than its scores
+            say, where `ratio` is a share of channels.
     """
 
     ratio: float | str
@@ -37,6 +39,7 @@ class PruningReport:
     skipped: dict[str, str]
     widths: dict[str, int]
     absorbed: Absorbed | None
+    floored: bool = False
 
     @property
     def channels_dense(self) -> int:
@@ -135,6 +138,5 @@ def _report(
     for name, _ in norm.scaled_norms(model):
         if name not in reached:
             skipped[name] = graph.why_unknown(name)
-    return PruningReport(
-        request.ratio, request.scope, request.target, kept, skipped, widths, absorbed
-    )
+    asked = request.ratio, request.scope, request.target
+    return PruningReport(*asked, kept, skipped, widths, absorbed, plan.floored)

@@ -51,10 +51,14 @@ class Request:
 
 @dataclass
 class Plan:
-    """Masks over units: those that may go, and those that are kept."""
+    """Masks over units: those that may go, and those that are kept.
+
+    `floored` says whether a layer keeps more than its scores say, see `PruningReport`.
+    """
 
     removable: Tensor
     keep: Tensor
+    floored: bool = False
 
 
 def make_plan(
@@ -75,10 +79,11 @@ def make_plan(
             raise PruningError(
                 f"nothing to prune in {type(model).__name__}: {why_nothing(model, graph)}"
             )
-        keep = _Selector(model, graph, candidates, request, inputs).select()
+        selector = _Selector(model, graph, candidates, request, inputs)
+        keep = selector.select()
         unfit = graph.unfit(keep)
         if unfit is None:
-            return Plan(removable, keep)
+            return Plan(removable, keep, selector.is_floored(keep))
         units, why = unfit  # these have to stay; what else goes is decided anew
         removable[units] = False
         graph.reasons.update(dict.fromkeys(units.tolist(), why))
@@ -115,6 +120,16 @@ class _Selector:
             return keep
         steps = int(self.candidates.channels.sum())
         return budget.cut_to_budget(self._cut, self._removed(), ratio, steps)
+
+    def is_floored(self, keep: Tensor) -> bool:
+        """Whether scores alone would keep less, where the ratio is one of channels."""
+        request = self.request
+        if isinstance(request.ratio, str) or not request.ratio or request.target != "channels":
+            return False
+        found, groups = self.candidates, self.groups
+        limits = selection.thresholds(found, groups, request.ratio, request.scope)
+        bare = selection.keep_above(found, groups, limits, selection.Floor(min_channels=0))
+        return int(bare.sum()) < int(keep[found.units].sum())
 
     def _warn_of_ties(self, keep: Tensor, ratio: float) -> None:
         """Warn where many channels share the score at the quantile: all of them go, or none."""

@@ -121,7 +121,7 @@ def _prune(
     pruned = Figures.of(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
     summary = of_pruning(classifier.spec, pruning.report, dense, pruned)
-    _warn_if_missed(summary)
+    _warn_if_missed(summary, pruning.report.floored)
     if config.prune.latency and trainer.is_global_zero:
         summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
     return summary
@@ -143,8 +143,8 @@ def _dense_accuracy(
     return shared("dense accuracy", key, measure)
 
 
-def _warn_if_missed(summary: dict[str, Any]) -> None:
-    """Say so where the network does not allow the share that was asked for."""
+def _warn_if_missed(summary: dict[str, Any], floored: bool) -> None:
+    """Say so where another share is removed than was asked for, and why."""
     if summary["ratio"] == "auto":
         return
     target = summary["target"]
@@ -152,5 +152,19 @@ def _warn_if_missed(summary: dict[str, Any]) -> None:
     if abs(removed - summary["ratio"]) > budget.TOLERANCE:
         rank_zero_warn(
             f"prune.ratio={summary['ratio']} of {target} was asked for, {removed:.3f} is removed: "
-            "the floors (prune.min_channels, prune.round_to) or the network allow no closer"
+            + _why_missed(target, removed > summary["ratio"], floored)
         )
+
+
+def _why_missed(target: str, is_more: bool, floored: bool) -> str:
+    if target != "channels":
+        return (
+            "the floors (prune.min_channels, prune.round_to), equal scores or the network allow no "
+            "closer"
+        )
+    if floored and not is_more:
+        return "the floors (prune.min_channels, prune.round_to) have layers keep more"
+    return (
+        "of the channels that can go, all go that score at or below the quantile, and no others "
+        "(the paper's rule)"
+    )
