@@ -194,3 +194,17 @@ def test_damaged_runs_do_not_resume(
     assert finished.status == 2
     assert len(finished.err.strip().splitlines()) == 1, finished.err
     assert words in finished.err
+
+
+def test_a_finished_run_without_checkpoints_is_not_started_anew(
+    command: Callable, trained: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(trained, "copy")
+    shutil.rmtree("copy/checkpoints")
+    before = Path("copy/summary.json").read_bytes()
+    refused = command("train", "resume=copy")
+    assert refused.status == 2
+    assert refused.err.startswith("error: resume=copy is finished, but its checkpoints are gone")
+    assert Path("copy/summary.json").read_bytes() == before

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from rni_pl import checkpoint
 from rni_pl import config as configuration
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, UnknownChoiceError
-from rni_pl.files import BEST, CONFIG, LAST, write_whole
+from rni_pl.files import BEST, CONFIG, LAST, SUMMARY, write_whole
 from rni_pl.spec import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
@@ -128,7 +128,8 @@ def restore_last(run: Path) -> None:
     two. Epochs that are lost with it are trained again, to the same weights.
 
     Raises:
-        CheckpointError: a checkpoint holds more than plain data, or all are damaged.
+        CheckpointError: a checkpoint holds more than plain data, all are damaged, or those of a
+            finished run are gone.
     """
     last, best = run / LAST, run / BEST
     steps: dict[Path, int] = {}
@@ -141,6 +142,11 @@ def restore_last(run: Path) -> None:
             damage.append(error)
     if not steps and damage:
         raise damage[0]
+    if not steps and (run / SUMMARY).is_file():
+        raise CheckpointError(
+            f"resume={run} is finished, but its checkpoints are gone: there is nothing to go on "
+            "from; start a new run, in another directory or without resume="
+        )
     if not steps:
         rank_zero_warn(f"resume={run} holds no checkpoint yet: starting from its beginning")
     elif steps.get(last, -1) < steps.get(best, -1):
