@@ -1,6 +1,7 @@
 """Reading checkpoints: what may be in one, and the network it holds."""
 
 import copy
+import errno
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -126,7 +127,9 @@ def read_plain(file: Path, key: str = "checkpoint") -> Any:
             f"{key}={file} is damaged, or holds more than plain data and was refused"
         ) from error
     except Exception as error:  # damaged bytes make torch raise whatever they meet first
-        raise DamagedError(f"{key}={file} cannot be read: {first_line(error)}") from error
+        refused = isinstance(error, OSError) and error.errno != errno.EINVAL  # which torch makes up
+        what = "cannot be read" if refused else "is damaged, or no checkpoint"
+        raise DamagedError(f"{key}={file} {what}: {first_line(error)}") from error
 
 
 def _check_archive(file: Path, key: str) -> None:

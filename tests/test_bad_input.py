@@ -210,8 +210,10 @@ def test_damaged_checkpoints(command: Callable, trained: Path, tmp_path: Path) -
     whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
     (tmp_path / "half.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"net": torch.zeros(1)}, tmp_path / "foreign.ckpt")
-    for name in ("half", "foreign"):
-        refused(command("prune", f"checkpoint={tmp_path}/{name}.ckpt", *SHORT), f"{name}.ckpt")
+    said = {"half": "half.ckpt is damaged", "foreign": "foreign.ckpt was not written by rni_pl"}
+    for name, words in said.items():
+        refused(command("prune", f"checkpoint={tmp_path}/{name}.ckpt", *SHORT), words)
+    refused(command("train", *DIGITS, f"init={trained}"), f"init={trained} is a directory")
 
 
 def test_data_of_other_classes_than_the_checkpoints(

@@ -53,8 +53,14 @@ def test_a_lost_best_epoch_is_said(command: Callable, work: Path) -> None:
     best.write_bytes(best.read_bytes()[:9000])
     finished = command("train", "resume=run", ALLOW)
     assert finished.status == 2
-    assert finished.err.startswith("error: checkpoint=")
-    assert "best.ckpt" in finished.err
+    assert finished.err.startswith("error: resume=")
+    assert "best.ckpt is damaged" in finished.err
+    assert len(finished.err.splitlines()) == 1
+    best.unlink()
+    finished = command("train", "resume=run", ALLOW)
+    assert finished.status == 2
+    assert finished.err.startswith("error: resume=")
+    assert "run: best.ckpt is missing" in finished.err
     assert len(finished.err.splitlines()) == 1
 
 

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 from rni_pl import checkpoint
-from rni_pl.errors import ConfigError, StorageError
+from rni_pl.errors import CheckpointError, ConfigError, StorageError
 from rni_pl.files import write_whole
 
 
@@ -40,7 +40,12 @@ class BestCheckpoint(ModelCheckpoint):
         if not state_dict["best_model_path"]:
             return  # nothing was validated yet
         file = Path(str(self.dirpath)) / "best.ckpt"
-        checkpoint.read_plain(checkpoint.locate(file))
+        if not file.is_file():
+            raise CheckpointError(
+                f"resume={file.parent.parent}: {file.name} is missing, the best epoch so far, so "
+                "that the run could not end as it should; start a new run"
+            )
+        checkpoint.read_plain(file, "resume")
         here, score = str(file), state_dict["best_model_score"]
         super().load_state_dict(
             {

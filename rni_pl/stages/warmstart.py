@@ -19,6 +19,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: missing, damaged, or no state dict.
     """
     file = Path(path)
+    if file.is_dir():
+        raise CheckpointError(f"init={path} is a directory; allowed: the file of a state dict")
     if not file.is_file():
         raise CheckpointError(f"init={path} does not exist")
     state = checkpoint.read_plain(file, "init")
