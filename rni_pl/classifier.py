@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
@@ -140,8 +141,11 @@ class Classifier(pl.LightningModule):
 
     def _optimizer(self) -> torch.optim.Optimizer:
         # Fused SGD unscales gradients within its step: penalty and clipping would come too early.
-        scales_loss = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        return self.recipe.optimizer(self.model, fused=not scales_loss)
+        # Lightning does not let it clip in mixed precision even where nothing is scaled.
+        plugin = self.trainer.precision_plugin
+        scales_loss = getattr(plugin, "scaler", None) is not None
+        clips = isinstance(plugin, MixedPrecision) and bool(self.trainer.gradient_clip_val)
+        return self.recipe.optimizer(self.model, fused=not (scales_loss or clips))
 
     def on_train_start(self) -> None:
         """Have a run that goes on follow the recipe as it is now, not the one it was saved with."""

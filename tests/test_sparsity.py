@@ -108,6 +108,18 @@ def test_the_penalty_counts_as_much_where_the_loss_is_scaled() -> None:
     assert torch.allclose(scales[0], scales[1], rtol=0.1, atol=1e-3)
 
 
+def test_gradients_are_clipped_in_mixed_precision() -> None:
+    module, data = classifier(RNI(1.0)), batches(1)
+    before = torch.cat(trainable_scales(module)).clone()
+    trainer = pl.Trainer(
+        max_steps=1, accelerator="cpu", precision="bf16-mixed", gradient_clip_val=1e-9,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(*data[0]), batch_size=8))
+    assert torch.allclose(torch.cat(trainable_scales(module)), before, atol=1e-6)
+
+
 @pytest.mark.parametrize("regulariser", REGULARISERS, ids=lambda r: type(r).__name__)
 def test_closed_form(regulariser: Regulariser) -> None:
     gamma = torch.linspace(-30, 30, 601, dtype=torch.float64, requires_grad=True)
