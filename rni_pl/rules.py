@@ -83,6 +83,11 @@ def _duration(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value) is not None
 
 
+def _starts_nothing(strategy: Any) -> bool:
+    """Whether Lightning would start no processes itself: what those find stays with them."""
+    return re.search("spawn|fork|notebook", str(strategy)) is None
+
+
 PATHS = ("checkpoint", "resume", "init", "data.root")
 
 RULES: dict[str, Rule] = {
@@ -127,6 +132,11 @@ RULES: dict[str, Rule] = {
     "optimizer.milestones": Rule(
         "a list of shares in [0, 1]",
         lambda v: isinstance(v, list) and all(_number(s) and 0 <= s <= 1 for s in v),
+    ),
+    "trainer.strategy": Rule(
+        "auto, ddp or another strategy of Lightning's, but none of spawn, fork or notebook "
+        "(with trainer.strategy=ddp trainer.devices=2 the processes are started here)",
+        _starts_nothing,
     ),
     "trainer.devices": Rule("a number of devices, a list of them, or auto", _devices),
     "trainer.num_nodes": _integer_from(1, 4096),

@@ -177,7 +177,6 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert count() == 1
     assert count("trainer=ddp_cpu") == count("trainer.devices=2") == 2
-    assert count("trainer=ddp_cpu", "trainer.strategy=ddp_spawn") == 0  # Lightning starts them
     assert count("trainer=ddp_cpu", "trainer.devices=auto") == 1
     assert count("trainer=ddp", "trainer.devices=[1,3,4]") == 3
     with pytest.raises(ConfigError, match="torchrun or srun"):
@@ -190,6 +189,25 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert count("trainer=ddp", "trainer.devices=4") == 4
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert count("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2") == 0
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "ddp_spawn",
+        "ddp_fork_find_unused_parameters_true",
+        "ddp_notebook",
+        "{_target_: pytorch_lightning.strategies.DDPStrategy, start_method: spawn}",
+    ],
+)
+def test_strategies_that_would_start_processes_are_refused(
+    command: Callable, strategy: str
+) -> None:
+    for name, given in (("train", "arch=resnet20"), ("prune", "checkpoint=dense")):
+        refused = command(name, given, "trainer=ddp_cpu", f"trainer.strategy={strategy}")
+        assert refused.status == 2
+        assert "trainer.strategy=" in refused.err
+        assert "trainer.strategy=ddp trainer.devices=2" in refused.err
 
 
 def test_batch_too_small_for_the_processes(command: Callable) -> None:

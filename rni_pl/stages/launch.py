@@ -42,8 +42,7 @@ def processes(trainer: DictConfig) -> int:
             f"trainer.num_nodes={trainer.num_nodes} needs torchrun or srun, which start the "
             "command on every machine"
         )
-    by_lightning = str(trainer.strategy).endswith(("spawn", "fork", "notebook"))
-    if by_lightning or trainer.accelerator not in ("auto", "cpu", "gpu", "cuda"):
+    if trainer.accelerator not in ("auto", "cpu", "gpu", "cuda"):
         return 0
     devices = trainer.devices
     if devices in (-1, "-1", "auto"):
