@@ -21,6 +21,7 @@ from rni_pl.errors import ConfigError
 from rni_pl.pruning import prune
 from rni_pl.pruning.cost import macs
 from rni_pl.spec import ModelSpec, build
+from rni_pl.stages.summary import latency
 
 pytest.importorskip("onnxruntime")
 
@@ -204,7 +205,24 @@ def test_prune_can_include_the_latency(command: Callable, trained: Path, tmp_pat
     assert (found["engine"], found["batch"]) == ("eager", 64)
     assert found["speedup"] == pytest.approx(found["dense_ms"] / found["pruned_ms"])
     assert f"{found['pruned_ms']:.3g} ms" in finished.out
-    assert f"{found['speedup']:.2f}x" in finished.out
+    assert f"speed-up {found['speedup']:.2f}x" in finished.out
+
+
+def test_latency_is_that_of_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a sweep the dense network is tested once: in later jobs it is as it was loaded."""
+    layouts: list[list[bool]] = []
+
+    def note(models: list[nn.Module], *_: object) -> list[float]:
+        layouts.append([model[0].weight.is_contiguous() for model in models])
+        return [1.0, 2.0]
+
+    monkeypatch.setattr("rni_pl.benchmark.speed.seconds_a_batch", note)
+    loaded, tested = (nn.Sequential(nn.Conv2d(3, 8, 3)) for _ in range(2))
+    tested.to(memory_format=torch.channels_last)
+    for dense in (loaded, tested):
+        assert latency(dense, tested, [3, 32, 32])["speedup"] == 0.5
+    assert layouts == [[True, True], [True, True]]
+    assert not tested[0].weight.is_contiguous()
 
 
 def test_latency_is_not_measured_unless_asked_for(pruned: Path) -> None:

@@ -96,13 +96,19 @@ def of_pruning(
 
 
 def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
-    """Median time of a batch on the CPU before and after removal, measured in turns."""
+    """Median time of a batch on the CPU before and after removal, measured in turns.
+
+    In the layout in which `load_model` returns networks, as `rni_pl.benchmark` measures; what
+    Lightning has tested is in another.
+    """
     # Brings ONNX Runtime and the exporter along, which hardly any run needs.
     from rni_pl.benchmark.engines import Setup
     from rni_pl.benchmark.speed import seconds_a_batch
 
     setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
-    models = [copy.deepcopy(model).cpu().float().eval() for model in (dense, pruned)]
+    layout = torch.contiguous_format
+    copies = [copy.deepcopy(model).cpu().float() for model in (dense, pruned)]
+    models = [model.to(memory_format=layout).eval() for model in copies]
     with busy("timing"):
         before, after = seconds_a_batch(models, image_shape, setup)
     return {
@@ -134,5 +140,5 @@ def print_table(summary: dict[str, Any]) -> None:
         table.add_row(row, f"{summary[acc]:.2%}", *counts, *times)
     if timed:
         engine, batch, speedup = (timed[key] for key in ("engine", "batch", "speedup"))
-        table.caption = f"latency: {engine}, CPU, batch {batch}; {speedup:.2f}x faster"
+        table.caption = f"latency: {engine}, CPU, batch {batch}; speed-up {speedup:.2f}x"
     Console().print(table)
