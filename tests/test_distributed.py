@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import pickle
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, SHORT, Finished, run_command, run_python
 from ranks import Unpickled, complain, norms, share_statistics
+from torch.distributed.launcher.api import LaunchConfig
 from watched import Watch
 
 import rni_pl
@@ -169,6 +171,24 @@ def test_what_one_process_finds_wrong_ends_the_others(tmp_path: Path) -> None:
         launch.launch("train", config, tmp_path, 2, {"x": Unpickled(complain, "cat.png is torn")})
     with pytest.raises(LaunchError, match="process 0 of the run ended with signal 6"):
         launch.launch("train", config, tmp_path, 1, {"x": Unpickled(os.abort)})
+
+
+def test_processes_may_finish_their_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a signal: torch would kill them 30 seconds later."""
+    given = []
+
+    class Launcher:
+        def __init__(self, settings: LaunchConfig, *_: object) -> None:
+            given.append(settings)
+
+        def __call__(self, *_: object) -> dict[int, bytes]:
+            return {0: pickle.dumps("done")}
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", Launcher)
+    config = compose_config("train", ["trainer=ddp_cpu"])
+    assert launch.launch("train", config, tmp_path, 2, {}) == "done"
+    if hasattr(given[0], "shutdown_timeout"):
+        assert given[0].shutdown_timeout >= 3600
 
 
 def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pickle
 import tempfile
 import traceback
 import uuid
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from rni_pl.config import plain
 from rni_pl.errors import ConfigError, Interrupted, LaunchError, RniError
 from rni_pl.stages.interruption import handled_by, stop
+
+# Seconds in which processes may come to the end of their epoch after a signal, before they are
+# killed: a second signal is what cuts a long validation short.
+PATIENCE = 24 * 3600
 
 
 def processes(trainer: DictConfig) -> int:
@@ -82,6 +87,7 @@ def launch(
             max_restarts=0,
             start_method="spawn",
             logs_specs=DefaultLogsSpecs(log_dir=folder),
+            **_patient(LaunchConfig),
         )
         try:
             with handled_by(stop):  # torch puts handlers of its own there, and leaves them
@@ -91,6 +97,13 @@ def launch(
         except SignalException as error:  # which the processes got too, and have ended
             raise Interrupted(error.sigval) from error
     return pickle.loads(results[0])
+
+
+def _patient(settings: type) -> dict[str, Any]:
+    """The setting that has torch wait for processes that end; earlier versions have none."""
+    name = "shutdown_timeout"
+    known = any(field.name == name for field in fields(settings))
+    return {name: PATIENCE} if known else {}
 
 
 def _worker(job: bytes, folder: str, count: int) -> bytes | None:
