@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import naming
 from rni_pl.errors import ConfigError, UnknownChoiceError
+from rni_pl.files import own_directory
 from rni_pl.rules import MAY_BE_NULL, PATHS, RULES, RULES_OF
 
 
@@ -27,6 +28,7 @@ def config_dir() -> str:
 
 # A path as a name can be added to: without a slash at its end.
 OmegaConf.register_new_resolver("path", lambda given: os.path.normpath(str(given)), replace=True)
+OmegaConf.register_new_resolver("own", own_directory, replace=True)
 
 
 def remember(config: DictConfig, command: str, overrides: Sequence[str]) -> None:

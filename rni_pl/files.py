@@ -1,8 +1,10 @@
 """The files of a run by name, written whole or not at all, and the small ones read."""
 
 import errno
+import functools
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ FAILURE = "failure.json"  # why it is not done
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.ckpt"  # of the epoch with the best validation accuracy
 LAST = f"{CHECKPOINTS}/last.ckpt"  # what it goes on from
+HALF_WRITTEN = ".*.tmp.*"  # what `whole` leaves where it is killed
 
 
 def write_json(figures: dict[str, Any], file: Path) -> None:
@@ -52,7 +55,7 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the file system refuses, for one because it is full.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.tmp{path.suffix}")
     try:
         try:
             yield temporary
@@ -81,6 +84,30 @@ def storage_errors() -> Iterator[None]:
         if error.errno not in _REFUSALS:
             raise
         raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
+
+
+# How many processes were started together, as launchers tell each of them.
+_SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+
+
+@functools.cache
+def own_directory(path: str) -> str:
+    """A new directory with this name, or with a number behind it where another process has that.
+
+    What names directories by the second needs it. Processes of one run, which others have started,
+    share what they are given.
+    """
+    if any(os.environ.get(name, "1") != "1" for name in _SIZES):
+        return path
+    number, own = 1, path
+    while True:
+        try:
+            Path(own).mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            own = f"{path}_{number}"
+        else:
+            return own
 
 
 def _sync(folder: Path) -> None:

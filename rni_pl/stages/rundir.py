@@ -12,7 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from rni_pl import tensorboard
 from rni_pl.errors import CheckpointError, ConfigError, DataError, PruningError
-from rni_pl.files import BEFORE, CHECKPOINTS, CONFIG, FAILURE, SUMMARY, write_json, write_whole
+from rni_pl.files import (
+    BEFORE,
+    CHECKPOINTS,
+    CONFIG,
+    FAILURE,
+    HALF_WRITTEN,
+    SUMMARY,
+    write_json,
+    write_whole,
+)
 from rni_pl.stages.resume import resumed_step
 
 # What a run writes.
@@ -52,6 +61,7 @@ def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path) -> Iterator[No
                     f"{run_dir} holds an earlier run, which this one replaces", stacklevel=3
                 )
             run_dir.mkdir(parents=True, exist_ok=True)
+            _remove_halves(run_dir)
             files = [run_dir / name for name in (CONFIG, SUMMARY)]
             before = {file: file.read_bytes() for file in files if file.is_file()}
             (run_dir / SUMMARY).unlink(missing_ok=True)
@@ -69,6 +79,13 @@ def begun(trainer: pl.Trainer, config: DictConfig, run_dir: Path) -> Iterator[No
     finally:
         if here:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_halves(run_dir: Path) -> None:
+    """Remove what was being written when a process was killed."""
+    for folder in (run_dir, run_dir / CHECKPOINTS):
+        for half in folder.glob(HALF_WRITTEN):
+            half.unlink()
 
 
 def set_aside(run_dir: Path, aside: Path) -> bool:

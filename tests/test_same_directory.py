@@ -1,0 +1,65 @@
+"""Runs that would meet in one directory, and what others have left there."""
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime, tzinfo
+from pathlib import Path
+
+import pytest
+from conftest import SHORT
+
+from rni_pl.files import own_directory, whole, write_whole
+
+START = ("arch=resnet20", "data=digits", *SHORT)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A finished run of its own."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_runs_of_the_same_second_have_directories_of_their_own(
+    command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Clock":
+            return cls(2030, 1, 1)
+
+    monkeypatch.setattr("hydra.core.utils.datetime", Clock)
+    place = Path("runs/train/digits_resnet20_rni")
+    for name in ("2030-01-01_00-00-00", "2030-01-01_00-00-00_2", "2030-01-01_00-00-00_3"):
+        own_directory.cache_clear()  # another process
+        assert command("train", *START, "trainer.max_epochs=0").status == 0
+        assert (place / name / "summary.json").is_file()
+    own_directory.cache_clear()
+    assert command("train", *START, "trainer.max_steps=1").status == 2
+    assert len(list(place.iterdir())) == 3
+
+
+def test_processes_that_were_started_together_share_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for _ in range(2):
+        own_directory.cache_clear()
+        assert own_directory(str(tmp_path)) == str(tmp_path)
+
+
+def test_two_that_write_the_same_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    with whole(file) as first:
+        first.write_text("first")
+        write_whole(file, "second")
+        assert first.read_text() == "first"
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_kill_left_half_written_is_removed(command: Callable, run: Path) -> None:
+    halves = [run / ".config.1f.tmp.yaml", run / "checkpoints" / ".last.2e.tmp.ckpt"]
+    for half in halves:
+        half.write_text("half")
+    assert command("train", f"resume={run}").status == 0
+    assert not any(half.exists() for half in halves)
