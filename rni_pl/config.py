@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -139,6 +139,10 @@ def one_line(error: Exception) -> str:
     unknown = naming.unknown_override(error)
     if unknown:
         return unknown
+    if isinstance(error, OverrideParseException) and "missing EQUAL" in str(error):
+        return (
+            f"{error.override!r} is no setting; settings are given as KEY=VALUE (--help has them)"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(error, "full_key", None)
     prefix = f"{key}: " if key and key not in (lines or [""])[0] else ""
@@ -165,6 +169,8 @@ def check(config: DictConfig) -> None:
             continue
         if not rule.holds(value):
             raise ConfigError(f"{key}={value!r} is not allowed; allowed: {rule.words}")
+    for key in sorted(OmegaConf.missing_keys(config) - ({"checkpoint"} if resumes else set())):
+        raise ConfigError(_missing(key))
     naming.check_closed(config, rules)
     _check_together(config)
 
@@ -189,6 +195,11 @@ def _check_together(config: DictConfig) -> None:
         )
 
 
+def _missing(key: str) -> str:
+    in_file = "; in a file of data it is the name of that file" if key == "data.choice" else ""
+    return f"{key} is missing: give it as {key}=VALUE{in_file}"
+
+
 _ABSENT = object()
 
 
@@ -197,7 +208,7 @@ def _select(config: DictConfig, key: str) -> Any:
         value = OmegaConf.select(config, key, default=_ABSENT, throw_on_missing=True)
     except OmegaConfBaseException as error:
         if "Missing mandatory value" in str(error):
-            raise ConfigError(f"{key} is missing: give it as {key}=VALUE") from error
+            raise ConfigError(_missing(key)) from error
         raise explained(error) from error
     if OmegaConf.is_config(value):
         return OmegaConf.to_container(value, resolve=True)

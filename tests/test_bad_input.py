@@ -43,6 +43,7 @@ def refused(finished, *words: str) -> None:
         (["arch=resnet20", "+arch.norm=sigbn", "method=l1"], ["method=l1", "BatchNorm2d"]),
         (["nonsense=1"], ["nonsense"]),
         (["just words"], ["just words"]),
+        (["arch=timm"], ["arch.model_name is missing", "arch.model_name=VALUE"]),
         (["seed=-1"], ["seed=-1", "an integer from 0"]),
         (["seed=abc"], ["seed='abc'"]),
         (["method.reg_weight=-1"], ["method.reg_weight=-1", ">= 0"]),
@@ -216,7 +217,7 @@ def folder(root: Path, classes: dict[str, list[str]], count: int = 2) -> None:
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
-        ({}, ["train does not exist"]),
+        ({}, ["train does not exist", "data.root="]),
         ({"train": ["cat"]}, ["test does not exist"]),
         ({"train": [], "test": ["cat"]}, ["train has no classes"]),
         ({"train": ["cat"], "test": []}, ["test has no classes"]),

@@ -206,6 +206,7 @@ def test_every_choice_composes(command_name: str, group: str) -> None:
         if choice in ("in_memory", "custom") or (command_name, choice) == ("train", "as_trained"):
             continue
         extra = ["checkpoint=x"] if command_name == "prune" else []
+        extra += ["arch.model_name=resnet50d"] if choice == "timm" else []
         compose_config(command_name, [f"{group}={choice}", *extra])
 
 

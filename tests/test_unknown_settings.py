@@ -9,6 +9,8 @@ from conftest import SHORT
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
 from rni_pl.rules import SETTINGS
+from rni_pl.spec import ModelSpec
+from rni_pl.stages.inheriting import with_data_of
 
 NEEDED = {
     "train": [],
@@ -85,3 +87,28 @@ def test_settings_that_the_data_of_the_training_have_not(
     key = given.lstrip("+").partition("=")[0]
     assert f"{key} is no setting of data=digits, which the network was trained on" in refused.err
     assert "allowed: data.name, data.choice" in refused.err
+
+
+@pytest.mark.parametrize("name", ["export", "benchmark"])
+def test_words_that_are_no_settings(command: Callable, name: str) -> None:
+    refused = command(name, "A", "B")
+    assert refused.status == 2
+    assert refused.err.startswith("error: 'A' is no setting; settings are given as KEY=VALUE")
+
+
+def test_a_file_of_data_without_its_name(command: Callable, trained: Path) -> None:
+    file = Path("mine/data/own.yaml")
+    file.parent.mkdir(parents=True)
+    lines = (
+        "defaults: [in_memory, _self_]",
+        "name: own",
+        "source: {_target_: rni_pl.data.digits, _partial_: true}",
+    )
+    file.write_text("\n".join(lines))
+    refused = command("train", "--config-dir=mine", "data=own", "arch=resnet20", *SHORT)
+    assert refused.status == 2
+    assert "data.choice is missing" in refused.err
+    assert "in a file of data it is the name of that file" in refused.err
+    config = compose_config("prune", [f"checkpoint={trained}"])
+    with pytest.raises(ConfigError, match="does not say what data it was trained on"):
+        with_data_of(config, ModelSpec(arch={}, num_classes=10, data={"choice": "???"}))

@@ -18,7 +18,7 @@ def with_data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
     """
     if config.data.get("_target_") is not None:
         return with_pixels_and_split_of(config, spec)
-    if not isinstance(spec.data.get("choice"), str):
+    if not isinstance(spec.data.get("choice"), str) or spec.data["choice"] == "???":
         raise ConfigError("the checkpoint does not say what data it was trained on: give data=NAME")
     try:
         group = configuration.compose_group("data", spec.data["choice"])

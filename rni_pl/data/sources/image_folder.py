@@ -50,7 +50,10 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
         DataError: the folder is missing, or it or a class is empty.
     """
     if not folder.is_dir():
-        raise DataError(f"image folder {folder} does not exist; needed: {folder}/CLASS/*")
+        raise DataError(
+            f"data.root={folder.parent}: image folder {folder} does not exist; needed: "
+            f"{folder}/CLASS/*"
+        )
     found: dict[str, list[Path]] = {}
     others: list[Path] = []
     for entry in track(sorted(folder.iterdir()), f"listing {folder}"):
