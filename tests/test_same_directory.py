@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT
+from test_run_directories import files
 
 from rni_pl.files import own_directory, whole, write_whole
+from rni_pl.stages import rundir
 
 START = ("arch=resnet20", "data=digits", *SHORT)
 
@@ -17,6 +19,25 @@ START = ("arch=resnet20", "data=digits", *SHORT)
 def run(trained: Path, tmp_path: Path) -> Path:
     """A finished run of its own."""
     return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.mark.parametrize("moved", ["all", "but checkpoints", "config.yaml"])
+def test_a_run_is_back_after_a_kill_of_the_next_and_a_failure(
+    command: Callable, run: Path, moved: str
+) -> None:
+    before, aside = files(run), run / ".replaced"
+    if moved == "all":  # the next one had begun
+        rundir.set_aside(run, aside)
+        for name in ("config.yaml", "hparams.yaml", "events.out.tfevents.1"):
+            (run / name).write_text("the next")
+    else:  # it was moving files, or moving them back
+        aside.mkdir()
+        for file in run.glob("*" if moved == "but checkpoints" else moved):
+            if file.is_file():
+                file.rename(aside / file.name)
+    failed = command("train", *START, "trainer.max_time=00:00:00:00", f"hydra.run.dir={run}")
+    assert "before its first validation" in failed.err
+    assert files(run) == before
 
 
 def test_runs_of_the_same_second_have_directories_of_their_own(

@@ -22,7 +22,7 @@ from rni_pl.files import (
     write_json,
     write_whole,
 )
-from rni_pl.stages.resume import resumed_step
+from rni_pl.stages.resume import has_checkpoint, resumed_step
 
 # What a run writes.
 RUN_FILES = (
@@ -90,8 +90,7 @@ def _remove_halves(run_dir: Path) -> None:
 
 def set_aside(run_dir: Path, aside: Path) -> bool:
     """Move what a run wrote into another directory; whether there was anything."""
-    if not files_of(run_dir):  # a process that was killed has set it aside already
-        bring_back(run_dir, aside)
+    _bring_back_after_a_kill(run_dir, aside)
     found = files_of(run_dir)
     shutil.rmtree(aside, ignore_errors=True)
     for file in found:
@@ -100,6 +99,16 @@ def set_aside(run_dir: Path, aside: Path) -> bool:
         file.rename(place)
     clear(run_dir)
     return bool(found)
+
+
+def _bring_back_after_a_kill(run_dir: Path, aside: Path) -> None:
+    """Undo `set_aside` of a process that was killed before it wrote a checkpoint of its own."""
+    there, waits = (run_dir / CONFIG).is_file(), (aside / CONFIG).is_file()
+    if there and has_checkpoint(run_dir):
+        return
+    if there and waits:  # else it was killed as it moved the files of one run
+        clear(run_dir)
+    bring_back(run_dir, aside)
 
 
 def bring_back(run_dir: Path, aside: Path) -> None:
