@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import naming
 from rni_pl.errors import ConfigError, UnknownChoiceError
-from rni_pl.files import own_directory
+from rni_pl.files import CHECKPOINTS, own_directory
 from rni_pl.rules import MAY_BE_NULL, PATHS, RULES, RULES_OF
 
 
@@ -26,8 +26,14 @@ def config_dir() -> str:
     return str(inside if inside.is_dir() else package.parent / "conf")
 
 
-# A path as a name can be added to: without a slash at its end.
-OmegaConf.register_new_resolver("path", lambda given: os.path.normpath(str(given)), replace=True)
+def _path(given: Any) -> str:
+    """A run as a name can be added to: without a slash at its end, or a checkpoint in it."""
+    path = Path(os.path.normpath(str(given)))
+    in_run = path.suffix == ".ckpt" and path.parent.name == CHECKPOINTS
+    return str(path.parent.parent if in_run else path)
+
+
+OmegaConf.register_new_resolver("path", _path, replace=True)
 OmegaConf.register_new_resolver("own", own_directory, replace=True)
 
 

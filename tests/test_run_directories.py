@@ -148,12 +148,13 @@ def test_an_experiment_does_not_replace_other_settings(command: Callable) -> Non
     assert files(place) == before
 
 
+@pytest.mark.parametrize("given", ["", "checkpoints/best.ckpt"])
 def test_an_experiment_writes_beside_the_network(
-    command: Callable, trained: Path, tmp_path: Path
+    command: Callable, trained: Path, tmp_path: Path, given: str
 ) -> None:
     run = shutil.copytree(trained, tmp_path / "elsewhere" / "dense")
     start = ("experiment=prune_paper", *SHORT[1:], "trainer.max_epochs=1")
-    assert command("prune", f"checkpoint={run}/", *start).status == 0
+    assert command("prune", f"checkpoint={run}/{given}", *start).status == 0
     assert (tmp_path / "elsewhere" / "dense_0.9_plain_0" / "summary.json").is_file()
 
 
