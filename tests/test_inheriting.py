@@ -94,14 +94,23 @@ def test_a_network_is_not_validated_on_what_it_was_trained_on(
     assert inheriting.with_data_of(other, spec).data.split_seed == 7
 
 
-def test_more_images_for_validation_are_said(trained: Path) -> None:
+@pytest.mark.parametrize("data", [[], ["data=digits"]])
+def test_more_images_for_validation_are_said(trained: Path, data: list[str]) -> None:
     spec = checkpoint.load_model(trained).model_spec
-    settings = [f"checkpoint={trained}", "data=digits"]
+    settings = [f"checkpoint={trained}", *data]
     with pytest.warns(UserWarning, match="trained with 0.1, so that images it was trained on"):
         inheriting.with_data_of(compose_config("prune", [*settings, "data.val_fraction=0.2"]), spec)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         inheriting.with_data_of(compose_config("prune", [*settings, "data.val_fraction=0.1"]), spec)
+
+
+def test_a_validation_split_of_a_network_that_had_none_is_said(trained: Path) -> None:
+    spec = checkpoint.load_model(trained).model_spec
+    spec.data["val_fraction"] = 0.0
+    settings = [f"checkpoint={trained}", "protocol=validation"]
+    with pytest.warns(UserWarning, match="val_fraction=0.1: the network was trained with 0.0"):
+        inheriting.with_data_of(compose_config("prune", settings), spec)
 
 
 def test_a_network_given_in_python_is_not_validated_on_what_it_was_trained_on(

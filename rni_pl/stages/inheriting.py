@@ -41,6 +41,7 @@ def with_data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
     OmegaConf.set_struct(merged, False)
     merged.data = OmegaConf.merge(group, stored, {k: v for k, v in given.items() if k in group})
     configuration.check(merged)  # type: ignore[arg-type]
+    _warn_of_more_validation(merged, spec)  # type: ignore[arg-type]
     return merged  # type: ignore[return-value]
 
 
@@ -78,17 +79,21 @@ def _with_pixels_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
 def _with_split_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
     if "split_seed" not in config.data:
         return config
+    _warn_of_more_validation(config, spec)
+    seed = spec.data.get("split_seed")
+    named = _is_given("data.split_seed", config)
+    if named or seed is None or config.data.split_seed != config.seed:  # another was chosen
+        return config
+    return OmegaConf.merge(config, {"data": {"split_seed": seed}})  # type: ignore[return-value]
+
+
+def _warn_of_more_validation(config: DictConfig, spec: ModelSpec) -> None:
     before, now = spec.data.get("val_fraction"), config.data.get("val_fraction")
     if before is not None and now is not None and now > before:
         rank_zero_warn(
             f"data.val_fraction={now}: the network was trained with {before}, so that images it "
             "was trained on validate it"
         )
-    seed = spec.data.get("split_seed")
-    named = _is_given("data.split_seed", config)
-    if named or seed is None or config.data.split_seed != config.seed:  # another was chosen
-        return config
-    return OmegaConf.merge(config, {"data": {"split_seed": seed}})  # type: ignore[return-value]
 
 
 def _is_given(key: str, config: DictConfig) -> bool:
