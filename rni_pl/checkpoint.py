@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import hashlib
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -74,6 +75,24 @@ def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The network's weights in a checkpoint of ours, without the description of the network."""
     return _weights(read_plain(locate(path))["state_dict"])
+
+
+def digest(path: str | Path) -> str:
+    """What tells a checkpoint's weights from all others, wherever the file is.
+
+    Raises:
+        CheckpointError: missing, damaged or foreign.
+    """
+    found = hashlib.sha256()
+    contents = read_plain(locate(path))
+    _check_ours(contents, path)
+    for name, value in sorted(_weights(contents["state_dict"]).items()):
+        if not isinstance(value, Tensor):  # what layers keep beside tensors
+            found.update(f"{name} {value!r}".encode())
+            continue
+        found.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from rni_pl.errors import ConfigError, StorageError
 CONFIG = "config.yaml"  # resolved, with the overrides that it was composed from
 SUMMARY = "summary.json"  # its figures, once it is done
 BEFORE = "before_finetuning.json"  # those of a pruned network that goes on being fine-tuned
+ORIGIN = "checkpoint.sha256"  # of the weights that were pruned
 FAILURE = "failure.json"  # why it is not done
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.ckpt"  # of the epoch with the best validation accuracy

@@ -84,3 +84,32 @@ def test_what_a_kill_left_half_written_is_removed(command: Callable, run: Path) 
         half.write_text("half")
     assert command("train", f"resume={run}").status == 0
     assert not any(half.exists() for half in halves)
+
+
+def test_a_network_that_was_trained_anew_is_not_passed_over(
+    command: Callable, run: Path, tmp_path: Path
+) -> None:
+    start = (*SHORT[1:], "trainer.max_epochs=0", "existing=continue", "hydra.run.dir=small")
+    assert command("prune", f"checkpoint={run}", *start).status == 0
+    moved = shutil.copytree(run, tmp_path / "moved")
+    for same in (run, run / "checkpoints" / "best.ckpt", moved):
+        again = command("prune", f"checkpoint={same}", *start)
+        assert "small is finished: skipped" in again.out, again.err
+    before = files(Path("small"))
+    with pytest.warns(UserWarning, match="which this one replaces"):
+        assert command("train", *START, "seed=5", f"hydra.run.dir={run}").status == 0
+    refused = command("prune", f"checkpoint={run}", *start)
+    assert refused.status == 2
+    assert f"other weights than checkpoint={run} has now" in refused.err
+    assert files(Path("small")) == before
+
+
+def test_runs_that_do_not_say_what_weights_they_pruned(
+    command: Callable, run: Path, tmp_path: Path
+) -> None:
+    start = (*SHORT[1:], "trainer.max_epochs=0", "existing=continue", "hydra.run.dir=small")
+    assert command("prune", f"checkpoint={run}", *start).status == 0
+    Path("small/checkpoint.sha256").unlink()
+    assert "skipped" in command("prune", f"checkpoint={run}", *start).out
+    moved = run.rename(tmp_path / "moved")
+    assert "of another configuration" in command("prune", f"checkpoint={moved}", *start).err

@@ -18,7 +18,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.data import ClassificationData
 from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
-from rni_pl.files import BEFORE, read_json, write_json
+from rni_pl.files import BEFORE, ORIGIN, read_json, write_json, write_whole
 from rni_pl.pruning import budget, prune
 from rni_pl.stages import inheriting, rundir, runs
 from rni_pl.stages.outcome import Outcome
@@ -67,6 +67,8 @@ def prune_and_finetune(
         if pruning is None:
             summary = read_json(run_dir / BEFORE)
         else:
+            if trainer.is_global_zero and config.checkpoint != GIVEN:
+                write_whole(run_dir / ORIGIN, checkpoint.digest(config.checkpoint) + "\n")
             summary = _prune(config, pruning, trainer, classifier, data)
             if trainer.is_global_zero:
                 write_json(summary, run_dir / BEFORE)

@@ -18,6 +18,7 @@ from rni_pl.files import (
     CONFIG,
     FAILURE,
     HALF_WRITTEN,
+    ORIGIN,
     SUMMARY,
     write_json,
     write_whole,
@@ -30,6 +31,7 @@ RUN_FILES = (
     "hparams.yaml",
     SUMMARY,
     BEFORE,
+    ORIGIN,
     FAILURE,
     "events.out.*",
     f"{CHECKPOINTS}/*.ckpt",  # one that was being written when the run was killed included
