@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import pickle
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ import pytest
 import torch
 from conftest import ROOT, SHORT, Finished, run_command, run_python
 from ranks import Unpickled, complain, norms, share_statistics
-from torch.distributed.launcher.api import LaunchConfig
 from watched import Watch
 
 import rni_pl
@@ -173,24 +171,6 @@ def test_what_one_process_finds_wrong_ends_the_others(tmp_path: Path) -> None:
         launch.launch("train", config, tmp_path, 1, {"x": Unpickled(os.abort)})
 
 
-def test_processes_may_finish_their_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a signal: torch would kill them 30 seconds later."""
-    given = []
-
-    class Launcher:
-        def __init__(self, settings: LaunchConfig, *_: object) -> None:
-            given.append(settings)
-
-        def __call__(self, *_: object) -> dict[int, bytes]:
-            return {0: pickle.dumps("done")}
-
-    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", Launcher)
-    config = compose_config("train", ["trainer=ddp_cpu"])
-    assert launch.launch("train", config, tmp_path, 2, {}) == "done"
-    if hasattr(given[0], "shutdown_timeout"):
-        assert given[0].shutdown_timeout >= 3600
-
-
 def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     def count(*overrides: str) -> int:
         return launch.processes(compose_config("train", overrides).trainer)
@@ -209,25 +189,6 @@ def test_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         assert count("trainer=ddp", "trainer.devices=4") == 4
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert count("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2") == 0
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        "ddp_spawn",
-        "ddp_fork_find_unused_parameters_true",
-        "ddp_notebook",
-        "{_target_: pytorch_lightning.strategies.DDPStrategy, start_method: spawn}",
-    ],
-)
-def test_strategies_that_would_start_processes_are_refused(
-    command: Callable, strategy: str
-) -> None:
-    for name, given in (("train", "arch=resnet20"), ("prune", "checkpoint=dense")):
-        refused = command(name, given, "trainer=ddp_cpu", f"trainer.strategy={strategy}")
-        assert refused.status == 2
-        assert "trainer.strategy=" in refused.err
-        assert "trainer.strategy=ddp trainer.devices=2" in refused.err
 
 
 def test_batch_too_small_for_the_processes(command: Callable) -> None:
