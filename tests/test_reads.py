@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rni_pl import convert_batchnorm
 from rni_pl.errors import PruningError
-from rni_pl.pruning import prune
+from rni_pl.pruning import graph, prune
 
 
 class Swish(torch.autograd.Function):
@@ -123,11 +123,31 @@ def with_features(net: Net, x: Tensor) -> Tensor:
     return net.head(y)
 
 
-@pytest.mark.parametrize("function", [noisy, with_features])
+def noisy_by_number(net: Net, x: Tensor) -> Tensor:
+    mode = net.training
+    x = F.dropout(net.stem(x), 0.1, mode)
+    noise = torch.bernoulli(torch.full((len(x), 12, 1, 1), 0.9, dtype=x.dtype))
+    return net.head(x * noise if int(mode) == 1 else x)
+
+
+@pytest.mark.parametrize("function", [noisy, noisy_by_number, with_features])
 def test_what_the_code_does_in_training_alone_counts(function: Callable) -> None:
     report = check(*prepared(lambda: Net(function)), ratio=0.5)
     assert "stem.1" in report.skipped
     assert len(report.kept["head.0.1"]) < 8
+
+
+def test_dropout_that_is_told_the_mode_needs_no_second_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, x = prepared(
+        lambda: Net(lambda net, x: net.head(F.dropout(net.stem(x), 0.1, training=net.training)))
+    )
+    given: list[bool] = []
+    monkeypatch.setattr(graph, "_trace_in_training", lambda *_: given.append(True))
+    _, report = prune(model, x, 0.5)
+    assert not given
+    assert not report.skipped
 
 
 class Listed(nn.Module):

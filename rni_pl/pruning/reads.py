@@ -15,10 +15,40 @@ from rni_pl.pruning.surgery import SIZES
 
 @dataclass
 class Reads:
-    """Layers whose sizes are read, by name, and whether the code asks for the mode."""
+    """Layers whose sizes are read, by name, and whether the code goes by the mode."""
 
     sizes: set[str] = field(default_factory=set)
     mode: bool = False
+
+
+class Mode(int):
+    """False, as ``self.training`` is in evaluation; whoever goes by it is noted.
+
+    Dropout that is merely told of it does nothing else in training, so that this is no matter.
+    """
+
+    def __new__(cls, note: Callable[[], None]) -> "Mode":
+        """`note` is called whenever it is decided or calculated with."""
+        mode = super().__new__(cls, False)
+        mode.note = note
+        return mode
+
+    note: Callable[[], None]
+
+
+def _noted(name: str) -> Callable:
+    def method(mode: Mode, *others: object) -> object:
+        mode.note()
+        return getattr(int, name)(mode, *others)
+
+    return method
+
+
+for _name in (
+    "bool", "int", "float", "index", "eq", "ne", "add", "radd", "sub", "rsub", "mul", "rmul",
+    "and", "rand", "or", "ror", "xor", "rxor", "invert", "neg",
+):  # fmt: skip
+    setattr(Mode, f"__{_name}__", _noted(f"__{_name}__"))
 
 
 @contextmanager
@@ -29,17 +59,21 @@ def noted(modules: Mapping[str, nn.Module], by_network: Callable[[], bool]) -> I
     """
     reads, names = Reads(), {module: name for name, module in modules.items()}
 
-    def note_size(module: nn.Module) -> None:
+    def note_mode() -> None:
+        reads.mode = True
+
+    def seen_size(module: nn.Module, value: object) -> object:
         if by_network() and module in names:
             reads.sizes.add(names[module])
+        return value
 
-    def note_mode(module: nn.Module) -> None:
-        reads.mode |= by_network()
+    def seen_mode(module: nn.Module, value: object) -> object:
+        return Mode(note_mode) if value is False and by_network() else value
 
-    watched = [(kind, key, note_size) for kind, keys in SIZES.items() for key in keys]
-    watched.append((nn.Module, "training", note_mode))
-    for kind, key, note in watched:
-        setattr(kind, key, _noting(key, note))
+    watched = [(kind, key, seen_size) for kind, keys in SIZES.items() for key in keys]
+    watched.append((nn.Module, "training", seen_mode))
+    for kind, key, seen in watched:
+        setattr(kind, key, _watched(key, seen))
     try:
         yield reads
     finally:
@@ -47,14 +81,13 @@ def noted(modules: Mapping[str, nn.Module], by_network: Callable[[], bool]) -> I
             delattr(kind, key)
 
 
-def _noting(key: str, note: Callable[[nn.Module], None]) -> property:
-    """An attribute that is noted when it is read."""
+def _watched(key: str, seen: Callable[[nn.Module, object], object]) -> property:
+    """An attribute that whoever reads it sees through a function."""
 
     def read(module: nn.Module) -> object:
-        note(module)
         if key not in vars(module):
             raise AttributeError(key)  # a ScriptModule has it elsewhere
-        return vars(module)[key]
+        return seen(module, vars(module)[key])
 
     def write(module: nn.Module, value: object) -> None:
         vars(module)[key] = value

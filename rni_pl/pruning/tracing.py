@@ -18,7 +18,7 @@ from rni_pl.errors import PruningError
 from rni_pl.pruning import kinds
 from rni_pl.pruning.meta import by_definition, on_meta, to_meta
 from rni_pl.pruning.numbering import map_tensors, tensors_in
-from rni_pl.pruning.reads import Reads, noted
+from rni_pl.pruning.reads import Mode, Reads, noted
 from rni_pl.pruning.standins import StandIn, decision, number, passing_for_tensors
 
 
@@ -86,6 +86,7 @@ class Tracer(fx.Tracer):
         self._read: set[fx.Node] = set()  # numbers and flags read off what activations hold
         self._remaining = iter(inputs)
         self._notes = True
+        self._drops = False  # the operation at hand is a dropout
 
     @torch.no_grad()
     def run(self, model: nn.Module) -> Traced:
@@ -110,6 +111,12 @@ class Tracer(fx.Tracer):
                 if kinds.is_known(m):
                     return True
         return super().is_leaf_module(m, module_qualified_name)
+
+    def create_proxy(self, kind: str, target: Any, *rest: Any, **more: Any) -> fx.Proxy:
+        """Note an operation; see `create_node`."""
+        name = getattr(target, "__name__", "")
+        self._drops = kind == "call_function" and name in kinds.DROPPING
+        return super().create_proxy(kind, target, *rest, **more)
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any
@@ -198,6 +205,8 @@ class Tracer(fx.Tracer):
             return a.node
         if a is None or type(a) in (int, float, bool, str):
             return a
+        if type(a) is Mode:
+            return False if self._drops else bool(a)
         if type(a) in (tuple, list):
             return type(a)(map(self.create_arg, a))
         return super().create_arg(a) if a != {} else a
