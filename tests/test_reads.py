@@ -137,6 +137,15 @@ def test_what_the_code_does_in_training_alone_counts(function: Callable) -> None
     assert len(report.kept["head.0.1"]) < 8
 
 
+def test_the_mode_may_be_asked_for_by_identity() -> None:
+    def turned(net: Net, x: Tensor) -> Tensor:
+        x = net.stem(x)
+        return net.head(x.flip(1) if net.training is False else x)
+
+    report = check(*prepared(lambda: Net(turned)), ratio=0.5)
+    assert len(report.kept["head.0.1"]) < 8
+
+
 def test_dropout_that_is_told_the_mode_needs_no_second_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
