@@ -188,6 +188,15 @@ def test_image_folder_reads_all_kinds_of_images(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(images.train.images, expected, strict=True))
 
 
+def test_images_beside_the_class_folders_are_named(tmp_path: Path) -> None:
+    for name in ("train/a/x.png", "train/lost.png", "test/a/x.png"):
+        save(tmp_path / name, np.zeros((6, 6, 3), np.uint8))
+    with pytest.warns(
+        UserWarning, match=r"train: 1 images in no folder of a class .*, the first .*lost\.png"
+    ):
+        assert len(image_folder(str(tmp_path)).train.labels) == 1
+
+
 def test_image_folder_takes_every_suffix_of_jpeg(tmp_path: Path) -> None:
     for name in ("train/a/x.jpg", "train/a/y.JPEG", "train/b/z.jfif", "test/a/x.jpg"):
         save(tmp_path / name, np.zeros((6, 6, 3), np.uint8))

@@ -10,6 +10,7 @@ from rni_pl import models
 from rni_pl.pruning.valley import valley_of
 from rni_pl.report import comparison
 from rni_pl.report.importances import read_distributions
+from rni_pl.report.plots import histograms
 
 
 def scored(mode: float) -> torch.nn.Module:
@@ -56,3 +57,14 @@ def test_damaged_importances_cost_the_histogram_alone(tmp_path: Path) -> None:
     for damage in ("[", '{"bn": ["x"]}', '{"bn": [-1.0]}', "{}"):
         (run / "importances.json").write_text(damage)
         assert "no histogram: " in report(tmp_path)
+
+
+@pytest.mark.parametrize(("smallest", "tick"), [(1e-9, "≤1e-06"), (1e-4, "0.0001")])
+def test_the_first_bin_says_that_it_holds_all_smaller_ones(
+    tmp_path: Path, smallest: float, tick: str
+) -> None:
+    run = trained_run(tmp_path / "t", method="l1")
+    save_checkpoint(run, "bn", {"bn": torch.cat([torch.full((9,), smallest), torch.ones(9)])})
+    (plot,) = histograms(read_distributions(only_table(tmp_path), []), {"l1": "#888888"})
+    assert f">{tick}<" in plot.svg
+    assert ("≤" in plot.svg) == (tick[0] == "≤")

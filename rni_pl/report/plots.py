@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from rni_pl.report.grids import kept, ratio_name, widths
-from rni_pl.report.importances import LIMITS, Distribution, shared_edges, shares
+from rni_pl.report.importances import LIMITS, SMALLEST, Distribution, shared_edges, shares
 from rni_pl.report.settings import Variant
 from rni_pl.report.tables import COLOURS, Row, Stat, Table
 
@@ -206,7 +206,7 @@ def _paint_histogram(
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(10))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.xaxis.set_major_formatter(_size)
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(0, top)
     for limit in LIMITS:
@@ -214,6 +214,11 @@ def _paint_histogram(
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set_xlabel("importance (effective scale)")
     axes.set_ylabel("share of channels")
+
+
+def _size(size: float, _: int | None) -> str:
+    """A size on an axis; that of the first bin stands for all that are smaller."""
+    return f"≤{size:g}" if size < 1.01 * SMALLEST else f"{size:g}"
 
 
 def kept_channels(table: Table, colours: dict[str, str]) -> list[Plot]:

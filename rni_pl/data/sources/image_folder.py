@@ -1,7 +1,7 @@
 """Any folder of images: root/train/CLASS/* and root/test/CLASS/*."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -56,9 +56,11 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
         )
     found: dict[str, list[Path]] = {}
     others: list[Path] = []
-    for entry in track(sorted(folder.iterdir()), f"listing {folder}"):
-        if entry.is_dir() and not entry.name.startswith("."):
-            files = sorted(file for file in entry.iterdir() if not file.name.startswith("."))
+    entries = sorted(_shown(folder))
+    beside = [e for e in entries if e.suffix.lower() in SUFFIXES and not e.is_dir()]
+    for entry in track(entries, f"listing {folder}"):
+        if entry.is_dir():
+            files = sorted(_shown(entry))
             found[entry.name] = [file for file in files if file.suffix.lower() in SUFFIXES]
             others += [file for file in files if file.suffix.lower() not in SUFFIXES]
     if not found:
@@ -69,7 +71,15 @@ def list_images(folder: Path) -> dict[str, list[Path]]:
     if others:
         named = f"{len(others)} files that are not named as images"
         rank_zero_warn(f"{folder}: {named} are left out, the first {others[0]}")
+    if beside:
+        named = f"{len(beside)} images in no folder of a class"
+        rank_zero_warn(f"{folder}: {named} are left out, the first {beside[0]}")
     return found
+
+
+def _shown(folder: Path) -> Iterator[Path]:
+    """What is in a folder, without hidden files."""
+    return (entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
 def check_images(paths: list[Path]) -> None:
