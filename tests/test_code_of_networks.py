@@ -10,10 +10,11 @@ from test_odd_networks import check, prepared
 from test_pruning import randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
-from rni_pl.pruning.cost import macs_on
+from rni_pl.pruning.cost import RECURRENT, macs_on
 from rni_pl.pruning.surgery import resize, structure_of
 
 
@@ -177,6 +178,27 @@ def test_attention_counts(weights: bool) -> None:
     model = Attention(width, 2, batch_first=True)
     assert macs_on(model, (torch.randn(3, images, width),)) == projections + products
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_recurrent_layers_count(kind: type[nn.RNNBase]) -> None:
+    """Every weight that is no bias, in every step, in both directions."""
+    model = kind(8, 16, num_layers=2, batch_first=True, bidirectional=True)
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
+    assert macs_on(model, (torch.zeros(3, 10, 8),)) == 10 * matrices
+
+
+def test_recurrent_layers_count_as_much_on_a_gpu() -> None:
+    with torch.device("meta"):
+        weights = list(nn.LSTM(8, 16, num_layers=2, bidirectional=True).parameters())
+        x, state = torch.zeros(10, 3, 8), torch.zeros(4, 3, 16)
+    matrices = sum(p.numel() for p in weights if p.dim() == 2)
+    counter = FlopCounterMode(display=False, custom_mapping=RECURRENT)
+    with torch.no_grad(), counter:
+        torch.ops.aten._cudnn_rnn(
+            x, weights, 4, None, state, state, 2, 16, 0, 2, False, 0.0, False, True, [], None
+        )
+    assert counter.get_total_flops() == 2 * 30 * matrices
 
 
 def test_what_is_no_network_is_refused() -> None:

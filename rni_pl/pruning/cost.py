@@ -35,10 +35,24 @@ def macs_on(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     inputs = map_tensors(
         inputs, lambda x: x.to(like) if x.is_floating_point() else x.to(like.device)
     )
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=RECURRENT)
     with torch.no_grad(), evaluating(model), _attention_in_products(), counter:
         model(*inputs)
     return counter.get_total_flops() // 2 // len(tensors_in(inputs)[0])
+
+
+def _lstm_on_cpu(inputs: torch.Size, w: torch.Size, u: torch.Size, *_: Any, **__: Any) -> int:
+    """Flops of one layer and direction: the weights of inputs and of states, in every step."""
+    return 2 * inputs[:-1].numel() * (w.numel() + u.numel())
+
+
+def _on_gpu(inputs: torch.Size, weights: Sequence[torch.Size], *_: Any, **__: Any) -> int:
+    """Flops of all layers of an RNN, whose weights come with their biases."""
+    return 2 * inputs[:-1].numel() * sum(size.numel() for size in weights if len(size) == 2)
+
+
+# Recurrent layers that are computed in one go, which the counter does not know.
+RECURRENT = {torch.ops.aten.mkldnn_rnn_layer: _lstm_on_cpu, torch.ops.aten._cudnn_rnn: _on_gpu}
 
 
 @contextmanager

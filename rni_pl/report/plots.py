@@ -216,7 +216,7 @@ def _paint_histogram(
     axes.set_ylabel("share of channels")
 
 
-def _size(size: float, _: int | None) -> str:
+def _size(size: float, _: float) -> str:
     """A size on an axis; that of the first bin stands for all that are smaller."""
     return f"≤{size:g}" if size < 1.01 * SMALLEST else f"{size:g}"
 
