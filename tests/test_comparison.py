@@ -59,7 +59,8 @@ def test_the_papers_table(short: Path) -> None:
     assert (published["rni dense"], published["l1 0.5"]) == ("93.63", "93.67")
     assert (published["ucs 0.9"], published["polarization 0.9"]) == ("84.05", "–")
     assert table["reference implementation, 4 + 2 epochs"]["rni 0.9"] == "62.77"
-    assert "CIFAR-10 (JPEG); seeds 0, 1 where ± is given, else one of them;" in found.caption
+    assert "where ± is given, two or more of the seeds 0, 1, else one of them;" in found.caption
+    assert "the paper's hyper-parameters (it has no polarization) and protocol" in found.caption
     assert "160 + 160 epochs on cifar10, ours 4 + 2" in found.caption
     assert "best epoch is picked on the test set" in found.caption
 

@@ -18,7 +18,12 @@ PAPERS = {
     ("l1", "vgg16"): (1e-4, None),
     ("l1", "resnet56"): (1e-5, None),
     ("ucs", "vgg16"): (None, None),
+    ("ucs", "resnet56"): (None, None),
 }
+RECIPE = {
+    "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "sigbn_lr_factor": 10,
+    "curve": "steps", "milestones": [0.5, 0.75], "decay": 0.1,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "arch"), PAPERS)
@@ -29,7 +34,18 @@ def test_a_cell_is_the_papers_recipe(method: str, arch: str, data: str) -> None:
     assert config.arch._target_ == f"rni_pl.models.{arch}"
     assert (config.data.name, config.data.val_fraction) == (data, 0)
     assert (config.trainer.max_epochs, config.data.batch_size) == (160, 64)
-    assert (config.optimizer.lr, config.optimizer.curve) == (0.1, "steps")
+    assert (config.data.padding, config.data.flip) == (4, True)
+    assert config.optimizer == RECIPE
+
+
+def test_fine_tuning_is_as_long_as_training_and_in_the_same_recipe() -> None:
+    config = compose_config("prune", ["checkpoint=x", "experiment=prune_paper"])
+    assert (config.trainer.max_epochs, config.data.val_fraction) == (160, 0)
+    assert config.optimizer == RECIPE
+    assert (config.distill.weight, config.prune.absorb, config.prune.recalibrate) == (0, False, 0)
+    assert (config.prune.target, config.prune.coupled, config.prune.min_channels) == (
+        "channels", False, 3
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("arch", "epochs", "tuning"), [("resnet56", 8, 4), ("vgg16", 4, 2)])

@@ -94,9 +94,12 @@ def _costs_of(row: Row) -> list[str]:
     cells += [_each(row, "best_epoch"), _each(row, "epochs")]
     for key in ("params", "macs"):
         cells += [count(figures[key]), removed(figures, key)]
+    return [*cells, _seconds(row), _each(row, "precision"), _each(row, "seed")]
+
+
+def _seconds(row: Row) -> str:
     seconds = [run.summary["seconds"] for run in row.runs if "seconds" in run.summary]
-    cells.append(count(stat(seconds)) if seconds else NOTHING)
-    return [*cells, _each(row, "precision"), _each(row, "seed")]
+    return count(stat(seconds)) if seconds else NOTHING
 
 
 def _each(row: Row, key: str) -> str:
@@ -131,7 +134,7 @@ def switches(judged: Sequence[Judged]) -> Grid | None:
             rows.append([*start, label, *_switch_cells(row, _of_same_seeds(runs, usual))])
     header = ["method", "epochs", "switch", f"accuracy at {SEVERE:g} or auto"]
     header += ["difference to plain, same seeds"]
-    header += ["channels kept", "parameters", "MACs", "seed"]
+    header += ["channels kept", "parameters", "MACs", "seconds", "precision", "seed"]
     return Grid(header, rows, texts=3) if rows else None
 
 
@@ -154,7 +157,8 @@ def _switch_cells(row: Row, plain: Row | None) -> list[str]:
     if plain and row.ratio == SEVERE:  # auto keeps another number of channels
         apart = f"{100 * (reached.mean - plain.figures['acc_finetuned'].mean):+.2f}"
     sizes = [count(row.figures[key]) for key in ("channels", "params", "macs")]
-    return [percent(reached), apart, *sizes, _each(row, "seed")]
+    how = [_seconds(row), _each(row, "precision"), _each(row, "seed")]
+    return [percent(reached), apart, *sizes, *how]
 
 
 # Modes.

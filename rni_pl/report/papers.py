@@ -33,7 +33,12 @@ def paper(judged: Sequence[Judged]) -> Captioned | None:
     tasks = sorted({task_of(one.run) for one in mine})
     if not mine:
         return None
-    columns = _columns(mine, [source for task in tasks for source in beside(*task)])
+    sources = [source for task in tasks for source in beside(*task)]
+    known, others = _methods(mine, sources)
+    ratios = dict.fromkeys(
+        ratio for source in sources for of in source.accuracies.values() for ratio in of
+    )
+    columns = [(method, ratio) for method in (*known, *others) for ratio in ratios]
     rows = []
     for dataset, arch in tasks:
         name = f"{arch} on {dataset}"
@@ -45,7 +50,7 @@ def paper(judged: Sequence[Judged]) -> Captioned | None:
             rows.append([name, f"{source.name}, {source.budget} epochs", *_of(source, columns)])
     heads = [f"{method} {ratio_name(ratio)}" for method, ratio in columns]
     caption = ["Test accuracy in percent, after fine-tuning where channels were removed."]
-    caption += [_conditions(mine), *_sources(tasks, mine)]
+    caption += [_conditions(mine, others), *_sources(tasks, mine)]
     return Captioned(
         Grid(["network and data", "figures", *heads], rows, texts=2), " ".join(caption)
     )
@@ -57,17 +62,11 @@ def _is_the_papers(one: Judged) -> bool:
     return not departs and bool(beside(*task_of(one.run)))
 
 
-def _columns(
-    mine: Iterable[Judged], sources: Sequence[Published]
-) -> list[tuple[str, float | None]]:
-    """Each method with the ratios that are published; methods of ours alone come last."""
+def _methods(mine: Iterable[Judged], sources: Iterable[Published]) -> tuple[list[str], list[str]]:
+    """Methods that figures are published of, and those of ours alone."""
     published = {method for source in sources for method in source.accuracies}
-    ratios = dict.fromkeys(
-        ratio for source in sources for of in source.accuracies.values() for ratio in of
-    )
     known = [method for method in COLOURS if method in published]
-    others = sorted({one.run.summary["method"] for one in mine} - set(known))
-    return [(method, ratio) for method in (*known, *others) for ratio in ratios]
+    return known, sorted({one.run.summary["method"] for one in mine} - set(known))
 
 
 def _of(source: Published, columns: Iterable[tuple[str, float | None]]) -> list[str]:
@@ -87,16 +86,17 @@ def _is_of(run: Run, method: str, ratio: float | None) -> bool:
     return run.summary["method"] == method and run.ratio == ratio
 
 
-def _conditions(runs: Iterable[Judged]) -> str:
-    """How ours came about, as the runs have it."""
+def _conditions(runs: Iterable[Judged], of_others: Sequence[str]) -> str:
+    """How ours came about, as the runs have it; `of_others`: methods that the paper lacks."""
     runs = list(runs)
     data = ", ".join(sorted({one.run.summary["dataset"] for one in runs}))
     seeds = sorted({str(one.run.summary.get("seed", "unknown")) for one in runs})
-    these = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(seeds)} where ± is given"
+    these = f"seed {seeds[0]}"
     if len(seeds) > 1:
-        these += ", else one of them"
+        these = f"where ± is given, two or more of the seeds {', '.join(seeds)}, else one of them"
+    lacks = f" (it has no {' or '.join(of_others)})" if of_others else ""
     return (
-        f"Ours: {data}; {these}; the paper's hyper-parameters and protocol (the "
+        f"Ours: {data}; {these}; the paper's hyper-parameters{lacks} and protocol (the "
         "best epoch is picked on the test set)."
     )
 

@@ -11,12 +11,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import rni_pl
+from rni_pl.errors import ConfigError
 from rni_pl.files import write_whole
-from rni_pl.report import comparison, grids, plots
+from rni_pl.report import comparison, grids, papers, plots
 from rni_pl.report.collect import Found, Problem, Run, flatten
+from rni_pl.report.comparison import task_of
+from rni_pl.report.departures import judge
 from rni_pl.report.grids import Grid
 from rni_pl.report.importances import read_distributions
+from rni_pl.report.papers import Captioned
 from rni_pl.report.plots import Plot
+from rni_pl.report.published import beside
 from rni_pl.report.tables import Table, repeats, tabulate
 
 ROUNDING = (
@@ -24,6 +29,8 @@ ROUNDING = (
     "whole numbers; ± is the sample standard deviation over runs that differ in their seed alone. "
     "results.csv and runs.csv hold the same figures unrounded."
 )
+
+PUBLISHED = "Beside published figures"
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Section:
 class Report:
     """Everything that is shown, before it becomes a page."""
 
+    published: Captioned | None
     sections: list[Section]
     runs: Grid
     problems: list[Problem]
@@ -59,7 +67,17 @@ def make_report(found: Found, track: Callable[[Iterable], Iterable] = iter) -> R
     problems = [*found.problems, *repeats(tables)]
     colours = plots.method_colours(tables)
     sections = [_section(table, colours, problems, track) for table in tables]
-    return Report(sections, grids.runs(found.runs), problems, tables, found.runs)
+    published = _beside_published(found.runs, problems)
+    return Report(published, sections, grids.runs(found.runs), problems, tables, found.runs)
+
+
+def _beside_published(runs: Sequence[Run], problems: list[Problem]) -> Captioned | None:
+    """The paper's table of those runs of which figures are published, if there are any."""
+    try:
+        return papers.paper(judge(run for run in runs if beside(*task_of(run))))
+    except ConfigError as error:
+        problems.append(Problem(PUBLISHED, str(error)))
+        return None
 
 
 def _section(
@@ -106,7 +124,9 @@ def html(report: Report) -> str:
     )
     environment.filters["data_uri"] = data_uri
     page = environment.get_template("page.html")
-    return page.render(report=report, rounding=ROUNDING, version=rni_pl.__version__)
+    return page.render(
+        report=report, rounding=ROUNDING, published=PUBLISHED, version=rni_pl.__version__
+    )
 
 
 def data_uri(svg: str) -> str:
@@ -123,6 +143,9 @@ def markdown(report: Report) -> str:
             for p in report.problems
         ]
         parts += ["## Problems", "\n".join(listed)]
+    if report.published:
+        table = grids.markdown(report.published.grid)
+        parts += [f"## {PUBLISHED}", table, grids.markdown_text(report.published.caption)]
     for section in report.sections:
         parts.append(f"## {grids.markdown_text(section.title)}")
         if section.by_ratio:
