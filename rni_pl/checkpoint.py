@@ -130,7 +130,7 @@ def read_plain(file: Path, key: str = "checkpoint") -> Any:
 
     Raises:
         DamagedError: the file is not what was written.
-        CheckpointError: it is whole, and holds more than plain data.
+        CheckpointError: it is whole and holds more than plain data, or it cannot be read now.
     """
     try:
         archive = zipfile.is_zipfile(file)  # all but very old files of others
@@ -147,8 +147,12 @@ def read_plain(file: Path, key: str = "checkpoint") -> Any:
         ) from error
     except Exception as error:  # damaged bytes make torch raise whatever they meet first
         refused = isinstance(error, OSError) and error.errno != errno.EINVAL  # which torch makes up
-        what = "cannot be read" if refused else "is damaged, or no checkpoint"
-        raise DamagedError(f"{key}={file} {what}: {first_line(error)}") from error
+        if refused or isinstance(error, MemoryError):  # its bytes may be sound
+            why = first_line(error) or type(error).__name__
+            raise CheckpointError(f"{key}={file} cannot be read: {why}") from error
+        raise DamagedError(
+            f"{key}={file} is damaged, or no checkpoint: {first_line(error)}"
+        ) from error
 
 
 def _check_archive(file: Path, key: str) -> None:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+NAMES = {"bn": "BatchNorm2d", "sigbn": "SigmoidBatchNorm2d"}  # of the kinds of norm layers
+
 
 class SigmoidBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d with the bounded scale ``sigmoid(weight)`` and no bias.

@@ -74,7 +74,7 @@ def _devices(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_integer(item) and 0 <= item < 4096 for item in value)
     if isinstance(value, str):
-        return value == "auto" or re.fullmatch(r"-1|\d{1,4}(,\d{1,4})*,?", value) is not None
+        return value == "auto" or re.fullmatch(r"-1|\d{1,4}", value) is not None
     return _integer(value) and (value == -1 or 1 <= value <= 4096)
 
 

@@ -28,7 +28,7 @@ class ModelSpec:
         arch: ``_target_`` (dotted name of a builder) and its keyword arguments.
         num_classes: number of logits.
         norm: ``"bn"`` or ``"sigbn"``.
-        structure: sizes of pruned layers; empty for a dense network.
+        structure: sizes of the layers that pruning can change; empty where none was changed.
         image_shape: channels, height and width of an input image.
         method: name of the method it was trained with.
         scope: the scope in which this method's scores compare.

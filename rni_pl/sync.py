@@ -19,8 +19,8 @@ from rni_pl.norm import SigmoidBatchNorm2d, after_norm, scale
 def synchronise(model: nn.Module) -> None:
     """Let every BatchNorm layer of `model` train on the statistics of all processes' images.
 
-    Each process may have any number of images. Outputs, gradients and running statistics are those
-    of one process with all of them, up to rounding. `separate` undoes it.
+    Each process may have another number of images, but at least one. Outputs, gradients and running
+    statistics are those of one process with all of them, up to rounding. `separate` undoes it.
 
     Raises:
         ValueError: see `check`.

@@ -48,6 +48,7 @@ def refused(finished, *words: str) -> None:
         (["seed=abc"], ["seed='abc'"]),
         (["method.reg_weight=-1"], ["method.reg_weight=-1", ">= 0"]),
         (["method.shift=inf"], ["method.shift=inf", "finite"]),
+        (["method=polarization", "method.t=abc"], ["method.t='abc'", "finite numbers"]),
         (["optimizer.lr=0"], ["optimizer.lr=0", "> 0"]),
         (["optimizer.momentum=0"], ["optimizer.momentum=0", "nesterov"]),
         (["trainer.fast_dev_run=true"], ["trainer.fast_dev_run=True", "limit_train_batches"]),

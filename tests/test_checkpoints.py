@@ -211,6 +211,8 @@ def test_unusable_files_are_refused(trained: Path, tmp_path: Path, damage: str) 
         {"conv1": {"weight": 3}},
         {"conv1": {"out_channels": -1}},
         {"conv1": {"out_channels": 2**40}},
+        {"conv1": {"groups": 0}},
+        {"layer1.0.conv1": {"groups": 3}},
         {"relu": {"inplace": 1}},
         {"nowhere": {"out_channels": 3}},
         7,

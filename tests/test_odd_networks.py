@@ -1,6 +1,9 @@
 """What people's own networks do: pruned exactly, left whole with a reason, or refused."""
 
+import builtins
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
+from rni_pl.pruning.graph import trace
 
 
 def prepared(build: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
@@ -134,3 +138,25 @@ def test_several_inputs_and_outputs() -> None:
     with torch.no_grad():
         found, expected = (net(*inputs)["logits"] for net in (pruned, masked(model, report)))
     assert difference(found, expected) < 1e-5
+
+
+def test_threads_trace_one_after_another() -> None:
+    """While one traces, `isinstance` and others are not themselves in the whole process."""
+
+    def slowly(net: Net, x: Tensor) -> Tensor:
+        running.append(net)
+        alone.append(len(running) == 1)
+        time.sleep(0.02)
+        y = net.head(net.stem(x))
+        running.remove(net)
+        return y
+
+    running: list[Net] = []
+    alone: list[bool] = []
+    before = builtins.isinstance
+    models = [Net(slowly, 12) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda model: trace(model, torch.zeros(1, 3, 8, 8)), models))
+    assert len(alone) == 4
+    assert all(alone)
+    assert builtins.isinstance is before

@@ -144,6 +144,52 @@ def test_resume_trusts_no_code_from_the_run_directory(
     assert not Path("proof").exists()
 
 
+def test_a_run_without_checkpoint_reads_no_weights_by_itself(
+    command: Callable, trained: Path
+) -> None:
+    shutil.copytree(trained, "copy")
+    shutil.rmtree("copy/checkpoints")
+    Path("copy/summary.json").unlink()
+    file = Path("copy/config.yaml")
+    config = yaml.safe_load(file.read_text())
+    config["overrides"].append("init=/elsewhere/weights.pt")
+    file.write_text(yaml.safe_dump(config))
+    refused = command("train", "resume=copy").err
+    assert "'init=/elsewhere/weights.pt' in its config.yaml is not trusted" in refused
+    assert (
+        "/elsewhere/weights.pt does not exist"
+        in command("train", "resume=copy", "init=/elsewhere/weights.pt").err
+    )
+
+
+def test_what_a_step_is_cannot_change(command: Callable, trained: Path) -> None:
+    """The schedule and the place in an epoch are counted in steps."""
+    for setting in ("data.batch_size=32", "trainer.limit_train_batches=7"):
+        refused = command("train", f"resume={trained}", setting)
+        assert refused.err.startswith(f"error: resume= cannot change {setting.partition('=')[0]}")
+
+
+def test_the_network_that_was_pruned_may_move_but_not_change(
+    command: Callable, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained, "dense")
+    start = ("checkpoint=dense", "distill.weight=0.5", *SHORT[1:], "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        interrupt_after_an_epoch(patch)
+        assert "interrupted" in command("prune", *start, "hydra.run.dir=run").err
+    best = Path("dense/checkpoints/best.ckpt")
+    shutil.copytree("dense", "moved")
+    changed = torch.load(best, weights_only=True)
+    changed["state_dict"]["model.conv1.weight"] *= 2
+    torch.save(changed, best)
+    words = "run holds a run of other weights than checkpoint="
+    assert words in command("prune", "resume=run").err  # it would be another teacher
+    assert words in command("prune", "resume=run", "checkpoint=dense").err
+    shutil.rmtree("dense")
+    finished = command("prune", "resume=run", "checkpoint=moved")
+    assert finished.status == 0, finished.err
+
+
 def test_resumed_pruning_allows_no_network_by_itself(command: Callable, pruned: Path) -> None:
     import shutil
 

@@ -183,3 +183,8 @@ def test_auto_ratio_cuts_at_the_valley() -> None:
     _, report = prune(model, torch.zeros(1, 3, 32, 32), "auto")
     assert report.kept["layer1.0.bn1"] == list(range(4, 16))
     assert report.channels_pruned == 0.75 * report.channels_dense
+
+
+def test_the_valley_is_one_of_all_layers() -> None:
+    with pytest.raises(PruningError, match=r"auto with prune\.scope=local is not allowed"):
+        prune(nn.Conv2d(3, 4, 1), torch.zeros(1, 3, 8, 8), "auto", scope="local")

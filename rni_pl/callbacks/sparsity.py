@@ -27,10 +27,16 @@ class SparsityRegulariser(pl.Callback):
         self.regulariser = regulariser
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise `ConfigError` where no scale is being trained."""
+        """Raise `ConfigError` where no scale is trained, or layers are not the regulariser's."""
         if not trainable_scales(pl_module):
             raise ConfigError(
                 "the network has no BatchNorm2d whose scales are trained to regularise"
+            )
+        kind, wanted = norm.norm_kind(pl_module), self.regulariser.norm
+        if kind != wanted:
+            raise ConfigError(
+                f"{type(self.regulariser).__name__} is for scales of {norm.NAMES[wanted]}, the "
+                f"network has {norm.NAMES[kind]}: see rni_pl.convert_batchnorm"
             )
 
     def on_before_optimizer_step(

@@ -2,7 +2,8 @@
 
 Plain PyTorch. Reads in the order `tracing` (with `standins`, `reads`, `meta`), `numbering`, `flow`
 (with `aliases`), `ops` (with `kinds`, `padding`, `probe`), `graph`, then `scores`, `selection`
-(with `cost`, `budget`, `valley`), `plan`, `surgery`, `oneshot` (with `absorb`, `recalibrate`).
+(with `cost`, `budget`, `valley`), `plan`, `surgery`, `oneshot` (with `modes`, `absorb`,
+`recalibrate`).
 """
 
 from rni_pl.pruning.oneshot import PruningReport, prune

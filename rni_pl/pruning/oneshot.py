@@ -28,8 +28,8 @@ class PruningReport:
         skipped: norm layer that was left whole -> the reason.
         widths: norm layer in `kept` -> its number of channels before.
         absorbed: what became of the constants that removed channels emit; None: nothing was done.
-        floored: whether `min_channels` or `round_to` had a layer keep more channels than its scores
-            say, where `ratio` is a share of channels.
+        floored: whether `min_channels` or `round_to` had the layers keep more channels, all in all,
+            than their scores say, where `ratio` is a share of channels.
     """
 
     ratio: float | str

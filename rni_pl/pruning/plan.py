@@ -35,6 +35,11 @@ class Request:
             )
         _one_of("scope", self.scope, selection.SCOPES)
         _one_of("target", self.target, budget.TARGETS)
+        if ratio == "auto" and self.scope != "global":
+            raise PruningError(
+                f"prune.ratio=auto with prune.scope={self.scope} is not allowed: it cuts all "
+                "layers at one score; give prune.scope=global"
+            )
         for name in ("round_to", "min_channels"):
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
@@ -53,7 +58,7 @@ class Request:
 class Plan:
     """Masks over units: those that may go, and those that are kept.
 
-    `floored` says whether a layer keeps more than its scores say, see `PruningReport`.
+    `floored` says whether the layers keep more than their scores say, see `PruningReport`.
     """
 
     removable: Tensor

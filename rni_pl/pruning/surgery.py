@@ -137,6 +137,7 @@ def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.M
         if all(_plain(getattr(module, key)) == _plain(value) for key, value in values.items()):
             continue  # it may hold tensors that no pruned layer has
         _set_sizes(module, dict(values))
+        _check_groups(name, module)
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and tensor.ndim:
                 tensor.data = tensor.data.new_empty(_shape(module, key, tensor))
@@ -157,6 +158,16 @@ def _check_sizes(name: str, module: nn.Module, values: Any) -> None:
             or not all(type(n) is int and 0 <= n <= 2**20 for n in numbers)
         ):
             raise PruningError(f"layer {name!r} cannot have {key}={value!r}")
+
+
+def _check_groups(name: str, module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        sizes = (module.in_channels, module.out_channels)
+        if module.groups < 1 or any(size % module.groups for size in sizes):
+            raise PruningError(
+                f"layer {name!r} cannot have groups={module.groups} with {sizes[0]} inputs and "
+                f"{sizes[1]} outputs"
+            )
 
 
 @dataclass

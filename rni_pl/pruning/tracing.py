@@ -6,6 +6,7 @@ for sizes and decide by them; what it decided is noted in the graph, for `Flow.r
 """
 
 import inspect
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from rni_pl.pruning.meta import by_definition, on_meta, to_meta
 from rni_pl.pruning.numbering import map_tensors, tensors_in
 from rni_pl.pruning.reads import Mode, Reads, noted
 from rni_pl.pruning.standins import StandIn, decision, number, passing_for_tensors
+
+ALONE = threading.RLock()
 
 
 @dataclass
@@ -53,9 +56,17 @@ class Traced:
 def trace(model: nn.Module, inputs: tuple[Any, ...]) -> Traced:
     """Trace `model` in its present mode on example inputs; nothing of the model is changed.
 
+    Meanwhile `isinstance`, some functions of torch and attributes of layers are others for the
+    whole process: threads trace one after another, and had better not run networks beside it.
+
     Raises:
         PruningError: the code decides by values of activations, or the example does not fit it.
     """
+    with ALONE:
+        return _trace(model, inputs)
+
+
+def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> Traced:
     try:
         return Tracer(to_meta(inputs), meta=True).run(model)
     except Exception as error:  # whatever the code does on stand-ins, or cannot do on meta tensors

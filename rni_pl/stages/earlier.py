@@ -8,11 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from rni_pl import checkpoint
 from rni_pl import config as configuration
-from rni_pl.errors import CheckpointError, ConfigError
-from rni_pl.files import CONFIG, ORIGIN, SUMMARY
-from rni_pl.stages.resume import has_checkpoint, read_run
+from rni_pl.errors import ConfigError
+from rni_pl.files import CONFIG, SUMMARY
+from rni_pl.stages.resume import has_checkpoint, has_same_weights, read_run
 
 # Settings of one command, in which a run and its repetition may differ.
 NOT_COMPARED = ("command", "overrides", "resume", "existing", "allow")
@@ -40,7 +39,7 @@ def find(command: str, config: DictConfig, run_dir: Path) -> Earlier | None:
     if "checkpoint" in here:
         there["checkpoint"] = stored.get("checkpoint")
         here["checkpoint"] = os.path.abspath(here["checkpoint"])
-        if _has_same_weights(here["checkpoint"], run_dir):
+        if has_same_weights(here["checkpoint"], run_dir):
             there["checkpoint"] = here["checkpoint"]  # wherever it was then
     differ = [key for key in here | there if here.get(key) != there.get(key)]
     if differ:
@@ -50,24 +49,6 @@ def find(command: str, config: DictConfig, run_dir: Path) -> Earlier | None:
             "or existing=replace"
         )
     return Earlier(_summary(run_dir), has_checkpoint(run_dir))
-
-
-def _has_same_weights(given: str, run_dir: Path) -> bool:
-    """Whether a checkpoint is known to be the one that a run started from.
-
-    Raises:
-        ConfigError: it is known to be another.
-    """
-    try:
-        then, now = (run_dir / ORIGIN).read_text().strip(), checkpoint.digest(given)
-    except (OSError, UnicodeDecodeError, CheckpointError):  # not recorded, or the network is gone
-        return False
-    if then != now:
-        raise ConfigError(
-            f"{run_dir} holds a run of other weights than checkpoint={given} has now; choose "
-            "another directory, or existing=replace"
-        )
-    return True
 
 
 def _summary(run_dir: Path) -> dict[str, Any] | None:

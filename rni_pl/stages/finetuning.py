@@ -22,7 +22,7 @@ from rni_pl.files import BEFORE, ORIGIN, read_json, write_json, write_whole
 from rni_pl.pruning import budget, prune
 from rni_pl.stages import inheriting, rundir, runs
 from rni_pl.stages.outcome import Outcome
-from rni_pl.stages.resume import last_checkpoint
+from rni_pl.stages.resume import has_same_weights, last_checkpoint
 from rni_pl.stages.sharing import shared
 from rni_pl.stages.summary import Figures, latency, of_finetuning, of_pruning, print_table
 
@@ -95,6 +95,7 @@ def _teacher(config: DictConfig, classifier: Classifier, last: Path | None) -> n
     """The unpruned network: the one at hand, or, where a run goes on, that of its checkpoint."""
     if last is None:
         return copy.deepcopy(classifier.model)
+    has_same_weights(config.checkpoint, Path(config.resume))
     return checkpoint.load_model(config.checkpoint, allow=list(config.allow))
 
 

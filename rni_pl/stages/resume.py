@@ -1,10 +1,11 @@
 """Going on with a run: its configuration is composed anew from the choices it was started with.
 
-A run directory may come from anywhere, so nothing in it is trusted: of its `config.yaml` only
-the list of overrides counts, and an override may pick configurations of ours and plain values, but
-name no code except a trusted network.
+A run directory may come from anywhere, so nothing in it is trusted: of its `config.yaml` only the
+command, the checkpoint that it pruned and the list of overrides count, and an override may pick
+configurations of ours and plain values, but name no code except a trusted network.
 """
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -16,13 +17,17 @@ from pytorch_lightning.utilities import rank_zero_warn
 from rni_pl import checkpoint
 from rni_pl import config as configuration
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, UnknownChoiceError
-from rni_pl.files import BEST, CONFIG, LAST, SUMMARY, write_whole
+from rni_pl.files import BEST, CONFIG, LAST, ORIGIN, SUMMARY, write_whole
 from rni_pl.spec import WEIGHT_ARGUMENTS, check_trusted
 
 # Overrides that concern one command, not the run.
 OF_ONE_COMMAND = re.compile(r"[+~]*(resume|existing|allow|launch|search|hydra)\b")
-# Settings that made a run's network, beside its architecture and its pruning.
-SETTLED = ("method._target_", "init")
+# Settings that made a run's network, beside its architecture and its pruning; the last three say
+# what a step is, in which its schedule and its place in an epoch are counted.
+SETTLED = (
+    "method._target_", "init",
+    "data.batch_size", "trainer.accumulate_grad_batches", "trainer.limit_train_batches",
+)  # fmt: skip
 
 
 def last_checkpoint(config: DictConfig) -> Path | None:
@@ -70,7 +75,10 @@ def resumed_config(command: str, config: DictConfig) -> DictConfig:
         _check_given(configuration.compose_config(command, overrides, check_it=False), merged)
     OmegaConf.update(merged, "resume", str(config.resume))
     OmegaConf.update(merged, "allow", list(config.allow))
-    if command == "prune" and isinstance(stored.get("checkpoint"), str):
+    if any(item.startswith("checkpoint=") for item in given):  # moved since
+        has_same_weights(config.checkpoint, run_dir)
+        OmegaConf.update(merged, "checkpoint", os.path.abspath(config.checkpoint))
+    elif command == "prune" and isinstance(stored.get("checkpoint"), str):
         OmegaConf.update(merged, "checkpoint", stored["checkpoint"])
     configuration.check(merged)
     return merged
@@ -89,14 +97,14 @@ def _check_epochs(run_dir: Path, now: DictConfig) -> None:
 
 
 def _check_given(before: DictConfig, now: DictConfig) -> None:
-    """Refuse to change what is settled in a run: its network, and how that was pruned."""
+    """Refuse to change what is settled in a run: its network, its pruning, what a step is."""
     there, here = (configuration.flat(configuration.plain(each)) for each in (before, now))
     for key in there | here:
         settled = key in SETTLED or key.startswith(("arch.", "prune."))
         if settled and there.get(key) != here.get(key):
             raise ConfigError(
-                f"resume= cannot change {key} from {there.get(key)!r} to {here.get(key)!r}: the "
-                "network is made already; start a new run"
+                f"resume= cannot change {key} from {there.get(key)!r} to {here.get(key)!r}: it is "
+                "settled in a run that has begun; start a new run"
             )
 
 
@@ -119,6 +127,24 @@ def read_run(command: str, config: DictConfig, run_dir: Path) -> tuple[dict, lis
 def has_checkpoint(run_dir: Path) -> bool:
     """Whether there is one to go on from, sound or not."""
     return any((run_dir / name).is_file() for name in (LAST, BEST))
+
+
+def has_same_weights(given: str, run_dir: Path) -> bool:
+    """Whether a checkpoint is known to be the one that a run started from.
+
+    Raises:
+        ConfigError: it is known to be another.
+    """
+    try:
+        then, now = (run_dir / ORIGIN).read_text().strip(), checkpoint.digest(given)
+    except (OSError, UnicodeDecodeError, CheckpointError):  # not recorded, or the network is gone
+        return False
+    if then != now:
+        raise ConfigError(
+            f"{run_dir} holds a run of other weights than checkpoint={given} has now; start "
+            "a new run, in another directory or with existing=replace"
+        )
+    return True
 
 
 def restore_last(run: Path) -> None:
@@ -187,7 +213,8 @@ def _vet(item: str, config: DictConfig, run_dir: Path) -> None:
         return
     elsewhere = key in groups and not re.fullmatch(r"[\w-]+", value)
     # A checkpoint brings its own weights; without one the run would fetch them, or load a file.
-    fetches = key.removeprefix("arch.") in WEIGHT_ARGUMENTS and not has_checkpoint(run_dir)
+    brings_weights = key == "init" or key.removeprefix("arch.") in WEIGHT_ARGUMENTS
+    fetches = brings_weights and not has_checkpoint(run_dir)
     # Names with a scheme or a path, timm looks up elsewhere.
     fetches = fetches or (key == "arch.model_name" and not re.fullmatch(r"[\w.-]+", value))
     named = (

@@ -144,7 +144,7 @@ def _trainer_arguments(config: DictConfig) -> dict[str, Any]:
 
 
 def _shared_callbacks(arguments: dict[str, Any], run_dir: Path) -> list[pl.Callback]:
-    """Those of both stages, in the order in which Lightning calls them."""
+    """Those of both stages, in the order in which Lightning calls them, but checkpoints last."""
     folder = run_dir / CHECKPOINTS
     return [
         *([RichProgressBar()] if arguments["enable_progress_bar"] else []),

@@ -15,7 +15,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, PruningError, RniError, first_line
-from rni_pl.norm import norm_kind, scaled_norms
+from rni_pl.norm import NAMES, norm_kind, scaled_norms
 from rni_pl.penalties import Regulariser
 from rni_pl.pruning.graph import trace
 from rni_pl.pruning.plan import Request, make_plan
@@ -25,8 +25,6 @@ from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.resume import last_checkpoint
 from rni_pl.stages.summary import of_training
 from rni_pl.stages.warmstart import has_sigbn, load_state, read_state
-
-_NORMS = {"bn": "BatchNorm2d", "sigbn": "SigmoidBatchNorm2d"}
 
 
 def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcome:
@@ -111,8 +109,8 @@ def new_classifier(
         raise ConfigError(f"arch={spec.arch_name} has no BatchNorm2d whose scales could be ranked")
     if norm_kind(model) != spec.norm:
         raise ConfigError(
-            f"method={spec.method} is for {_NORMS[spec.norm]}, arch={spec.arch_name} brings "
-            f"{_NORMS[norm_kind(model)]} of its own"
+            f"method={spec.method} is for {NAMES[spec.norm]}, arch={spec.arch_name} brings "
+            f"{NAMES[norm_kind(model)]} of its own"
         )
     _warn_if_unprunable(model, spec)
     # Checkpoints bring their own weights: what fetched the first ones is left out of them.
