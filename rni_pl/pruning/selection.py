@@ -80,7 +80,7 @@ def quantile(scores: Tensor, channels: Tensor, ratio: float) -> float:
 
 
 def check_enough_left(candidates: Candidates, ratio: float) -> None:
-    """Raise `PruningError` where `ratio` leaves fewer channels than layers, or sets of coupled ones."""
+    """Raise `PruningError` where `ratio` leaves fewer channels than layers or coupled sets."""
     total, layers = int(candidates.channels.sum()), len(candidates.layers)
     left = (1 - ratio) * total
     if left < layers:
