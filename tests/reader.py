@@ -38,6 +38,8 @@ ELSEWHERE = {
     "--fill ": "test_comparison.py::test_the_projects_results_are_what_the_command_makes",
     "--store ": "test_comparison.py::"
     "test_a_page_is_filled_from_runs_and_from_what_was_stored_of_them",
+    "rni_pl.report runs/paper": "test_published.py::"
+    "test_the_report_shows_the_papers_table_by_itself",
     "rni_pl[ray]": "test_sweeps.py::test_launchers_compose",
 }
 SCRIPTS = {"train.py": "train", "prune.py": "prune"}
