@@ -20,8 +20,8 @@ from bare import bare_step
 from torch import nn
 
 from rni_pl import convert_batchnorm, hardware, models
+from rni_pl.cost import macs
 from rni_pl.penalties import RNI
-from rni_pl.pruning.cost import macs
 from rni_pl.recipe import Recipe
 
 

@@ -1,13 +1,16 @@
-"""Tries pruning on every network of `zoo` and prints docs/networks.md.
+"""Tries pruning on every network of `zoo` and of `suites`, and prints docs/networks.md.
 
     pip install -e ".[timm]" && python benchmarks/networks.py --results networks.json > networks.md
+    pip install ultralytics && python benchmarks/networks.py --suite yolo
 
-Eight requests for each network: ratios 0.5 and 0.9, global and local, residual streams left alone
-and pruned too (coupled). After each, on random scales and small images: does the pruned network
-compute what the unpruned one computes with the removed channels' scale and bias at 0, take a
-training step, come back from a checkpoint the same; and, after all of them for torchvision's
-networks and ours and after the first and the last for timm's, does torch.export give a program that
-computes the same. What is in the file of results already is not measured again.
+Without `--suite` the networks of `zoo`: classifiers of torchvision, of timm and our own. Eight
+requests for each: ratios 0.5 and 0.9, global and local, residual streams left whole and pruned too
+(coupled). After each, on random scales and small images: does the pruned network compute what the
+unpruned one computes with the removed channels' scale and bias at 0, take a training step, come
+back from a checkpoint the same; and, after all of them for torchvision's networks and ours and
+after the first and the last for timm's, does torch.export give a program that computes the same.
+With `--suite` the networks of other packages (`suites`), one request for each. What is in the file
+of results already is not measured again; the page shows all that is in it.
 """
 
 import argparse
@@ -19,19 +22,23 @@ import sys
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import suites
 import torch
+import trying
 import zoo
 from torch import nn
 from torch.nn import functional as F
 
+from rni_pl.cost import macs, parameter_count
 from rni_pl.norm import silence
 from rni_pl.pruning import PruningReport, prune
-from rni_pl.pruning.cost import macs, parameter_count
 
 REQUESTS = list(product((False, True), (0.5, 0.9), ("global", "local")))
 
@@ -50,6 +57,26 @@ global and local, `prune.coupled` false and true), with random scales, on small 
   ours, after two for timm's). A cell says what did not hold.
 - **left whole**: norm layers that no channel can go from even with `coupled` true, and why.
 """
+SUITES_HEAD = """
+## Networks of other packages
+
+One request for each: half of the channels, globally, `coupled` true; random scales, small images
+or volumes. `python benchmarks/networks.py` with `--suite` and a name of the first column, once
+the package is installed with pip; nothing of rni_pl needs one of them.
+
+| `--suite` | networks | package |
+|---|---|---|
+"""
+SUITES_TAIL = """
+- **share**: of the BatchNorm channels of the whole network, those that may go.
+- **equal**: how far the outputs are from those of the network with the removed channels' scale and
+  bias at 0, relative to the largest, in float64. "verify" stands where outputs are sorted by
+  score, so that the last digit decides on their order: `prune` itself has compared them.
+- **holds**: the parameters of the pruned network have gradients where those of the dense one do, in
+  one step of training (detectors with a target for each image); a network built anew takes its
+  sizes (`structure_of`, `resize`) and weights, and gives the same outputs, bit for bit.
+"""
+SUITE_COLUMNS = ("network", "input", "M params", "share", "equal", "holds", "left whole")
 COLUMNS = (
     "network", "image", "M params", "M MACs", "prunable", "holds", "left whole with coupled"
 )  # fmt: skip
@@ -157,8 +184,8 @@ def line(name: str, row: dict[str, Any]) -> str:
 def _without_names(reason: str) -> str:
     """A reason as many layers share it: names of layers, sizes and shapes left out."""
     reason = re.sub(r" in (\S+\.)*\S+(?=$|,| does)", "", reason)
-    reason = re.sub(r"\b[a-z_]+[0-9]*(\.\w+)+\b", "a layer", reason)
-    return re.sub(r" \((The size|shape).*\)$", "", reason)
+    reason = re.sub(r"\b(?!\w+\.py:)[a-z_]+[0-9]*(\.\w+)+\b", "a layer", reason)
+    return re.sub(r"(does not fit fewer channels|cannot be followed) \(.*\)$", r"\1", reason)
 
 
 def main() -> None:
@@ -166,20 +193,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=Path("networks.json"))
     parser.add_argument("--most", type=int, help="measure this many networks at most")
+    parser.add_argument("--suite", nargs="+", choices=suites.SUITES, default=[], metavar="NAME")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     file = arguments.results
     rows = json.loads(file.read_text()) if file.exists() else {}
-    todo = [entry for entry in zoo.EVERYTHING if _key(entry) not in rows]
-    for entry in todo[: arguments.most]:
-        rows[_key(entry)] = measure(entry)
+    for key, task in islice(_todo(arguments.suite, rows), arguments.most):
+        rows[key] = task()
         file.write_text(json.dumps(rows, indent=1))
-        print(_key(entry), file=sys.stderr)
-    print(HEAD + "\n| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
-    for entry in zoo.EVERYTHING:
-        if _key(entry) in rows:
-            print(line(_key(entry), rows[_key(entry)]))
+        print(key, *rows[key]["failed"], file=sys.stderr, flush=True)
+    print("\n".join(page(rows)))
+
+
+def _todo(
+    chosen: list[str], rows: dict[str, Any]
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """What is not measured yet: its key in the results, and what measures it."""
+    if not chosen:
+        for entry in zoo.EVERYTHING:
+            if _key(entry) not in rows:
+                yield _key(entry), partial(measure, entry)
+    for suite in chosen:
+        for subject in suites.SUITES[suite].subjects():
+            if f"{suite}/{subject.name}" not in rows:
+                yield f"{suite}/{subject.name}", partial(_attempt, subject)
+
+
+def _attempt(subject: suites.Subject) -> dict[str, Any]:
+    return asdict(trying.attempt(subject))
+
+
+def page(rows: dict[str, Any]) -> Iterator[str]:
+    """The lines of docs/networks.md, of all that was measured."""
+    yield from (HEAD, *_head(COLUMNS))
+    yield from (line(_key(e), rows[_key(e)]) for e in zoo.EVERYTHING if _key(e) in rows)
+    found = {
+        name: {key.partition("/")[2]: row for key, row in rows.items() if key.split("/")[0] == name}
+        for name in suites.SUITES
+    }
+    if not any(found.values()):
+        return
+    listed = [f"| `{n}` | {s.title} | {s.package} |" for n, s in suites.SUITES.items()]
+    yield SUITES_HEAD + "\n".join(listed) + "\n" + SUITES_TAIL.rstrip()
+    for name, measured in found.items():
+        if measured:
+            yield from (f"\n### {suites.SUITES[name].title}\n", *_head(SUITE_COLUMNS))
+            for key, row in measured.items():
+                yield "| " + " | ".join(trying.cells(key, row, _without_names)) + " |"
+            mean = sum(row["share"] for row in measured.values()) / len(measured)
+            yield f"| **mean of {len(measured)}** | | | **{mean:.0%}** | | | |"
+
+
+def _head(columns: Sequence[str]) -> tuple[str, str]:
+    return "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)
 
 
 def _key(entry: zoo.Entry) -> str:

@@ -24,9 +24,9 @@ import zoo
 from torch import nn
 
 from rni_pl import models
+from rni_pl.cost import macs, parameter_count
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning import prune
-from rni_pl.pruning.cost import macs, parameter_count
 
 OURS = [entry.name for entry in zoo.OURS]
 TORCHVISION = [entry.name for entry in zoo.TORCHVISION]

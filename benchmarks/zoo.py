@@ -11,8 +11,8 @@ from torch import nn
 from rni_pl import load_model
 from rni_pl.classifier import Classifier
 from rni_pl.norm import scaled_norms
-from rni_pl.pruning.surgery import structure_of
 from rni_pl.spec import ModelSpec, build
+from rni_pl.structure import structure_of
 
 CLASSES = 10
 
@@ -105,7 +105,7 @@ TIMM = [
     _timm("mobilevit_xxs"), _timm("efficientvit_b0"), _timm("efficientvit_m0", 224),
     _timm("starnet_s1"),
 ]  # fmt: skip
-# In these residual additions tie whatever has a scale: coupled=true alone prunes them.
+# In these residual additions tie whatever has a scale: only coupled=true prunes them.
 COUPLED = [_timm("repvgg_a0"), _timm("mobileone_s0")]
 EVERYTHING = [*OURS, *TORCHVISION, *TIMM, *COUPLED]
 

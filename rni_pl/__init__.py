@@ -8,7 +8,13 @@ if TYPE_CHECKING:
     from rni_pl.api import prune_finetune, train
     from rni_pl.checkpoint import load_model
     from rni_pl.errors import RniError
-    from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm
+    from rni_pl.norm import (
+        SigmoidBatchNorm,
+        SigmoidBatchNorm1d,
+        SigmoidBatchNorm2d,
+        SigmoidBatchNorm3d,
+        convert_batchnorm,
+    )
     from rni_pl.penalties import l1_penalty, rni_penalty
     from rni_pl.pruning import prune
 
@@ -17,7 +23,10 @@ __version__ = "0.1.0"
 # Imported on first use, so that `--help` and configuration errors need not wait for torch.
 _HOMES = {
     "RniError": "rni_pl.errors",
+    "SigmoidBatchNorm": "rni_pl.norm",
+    "SigmoidBatchNorm1d": "rni_pl.norm",
     "SigmoidBatchNorm2d": "rni_pl.norm",
+    "SigmoidBatchNorm3d": "rni_pl.norm",
     "convert_batchnorm": "rni_pl.norm",
     "l1_penalty": "rni_pl.penalties",
     "load_model": "rni_pl.checkpoint",
@@ -30,7 +39,10 @@ _HOMES = {
 
 __all__ = [
     "RniError",
+    "SigmoidBatchNorm",
+    "SigmoidBatchNorm1d",
     "SigmoidBatchNorm2d",
+    "SigmoidBatchNorm3d",
     "convert_batchnorm",
     "l1_penalty",
     "load_model",

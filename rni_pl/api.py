@@ -18,13 +18,13 @@ from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError, RniError
 from rni_pl.norm import norm_kind
 from rni_pl.penalties import Regulariser
-from rni_pl.pruning.surgery import structure_of
 from rni_pl.spec import ModelSpec, check_output
 from rni_pl.stages import dispatch, inheriting, launch, runs
 from rni_pl.stages.finetuning import GIVEN
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.runs import plain_data_values
 from rni_pl.stages.sharing import between_jobs
+from rni_pl.structure import structure_of
 
 # Arguments of `train` that are settings of its method, and what a configuration calls them.
 METHOD_ARGUMENTS = {"reg_weight": "reg_weight", "b": "shift"}

@@ -5,29 +5,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from rni_pl.norm import SigmoidBatchNorm2d, convert_batchnorm, scaled_norms
-from rni_pl.pruning import kinds
-from rni_pl.pruning.graph import ChannelGraph, trace
-from rni_pl.pruning.numbering import LayerChannels
+from rni_pl.norm import SigmoidBatchNorm, convert_batchnorm, scaled_norms
+from rni_pl.pruning import layers, moves
+from rni_pl.pruning.channels import LayerChannels
+from rni_pl.pruning.dependency import DependencyGraph, trace
+from rni_pl.pruning.ops import RULES, Record
 
-ROOM = 0.9  # the scale that a unit's largest comes down to, where its readers can make up for it
+ROOM = 0.9  # the scale that a group's largest comes down to, where its readers can make up for it
 TOP = 0.995  # the largest scale otherwise
 BOTTOM = 1e-6  # the smallest
 
-# Operations and layers that pass a positive factor through, beside convolutions and norm layers.
-HOMOGENEOUS = {
-    "relu", "leaky_relu", "dropout", "dropout2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d",
-    "boolean_dispatch", "add", "iadd", "sub", "isub", "mean", "sum", "cat", "concat", "flatten",
-    "view", "reshape", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk",
-    "split", "getitem", "size", "getattr", "pad", "neg",
-}  # fmt: skip
-HOMOGENEOUS_LAYERS = (
-    nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Identity, nn.Dropout, nn.Dropout2d, nn.MaxPool2d,
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.ZeroPad2d, nn.Conv2d,
-    nn.Linear, nn.BatchNorm2d,
+# Operations that pass a positive factor of their input on, by their rules and by their names.
+HOMOGENEOUS_RULES = (
+    layers.convolution, layers.linear, layers.batch_norm, layers.channelwise,
+    moves.move, moves.join, moves.spatial,
 )  # fmt: skip
+HOMOGENEOUS = {
+    "relu", "leaky_relu", "neg", "dropout", "feature_dropout", "clone", "contiguous", "mean", "sum",
+    "amax", "amin",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,56 +80,60 @@ def to_sigbn(model: nn.Module, example: Tensor) -> tuple[nn.Module, Carried]:
     return model, Carried(channels, above, clamped, lost)
 
 
-def _turn_signs(model: nn.Module, graph: ChannelGraph, name: str, norm: Any) -> int:
+def _turn_signs(model: nn.Module, graph: DependencyGraph, name: str, norm: Any) -> int:
     """Make scales positive by turning the convolution in front; how many could not be."""
     negative = norm.weight < 0
     if not bool(negative.any()):
         return 0
     in_front = graph.maker_of(name)
-    if in_front is None:
+    conv: Any = None if in_front is None else model.get_submodule(in_front)
+    if conv is None or isinstance(conv, _ConvTransposeNd):  # whose rows are inputs
         return int(negative.sum())
-    conv: Any = model.get_submodule(in_front)
     for tensor in (conv.weight, conv.bias, norm.running_mean, norm.weight):
         if tensor is not None:
             tensor[negative] *= -1
     return 0
 
 
-def _share_scales(model: nn.Module, graph: ChannelGraph, norms: dict[str, Any]) -> None:
-    """Divide each unit's scales so that the largest is at `ROOM`; its readers multiply.
+def _share_scales(model: nn.Module, graph: DependencyGraph, norms: dict[str, Any]) -> None:
+    """Divide each group's scales so that the largest is at `ROOM`; its readers multiply.
 
     Where a norm layer reads what another has scaled, its running statistics would not fit any more.
     """
     largest = torch.zeros(graph.size)
     for name, norm in norms.items():
-        units = graph.layers[name].outputs
-        largest.scatter_reduce_(0, units, norm.weight.float().cpu(), "amax")
+        groups = graph.layers[name].outputs
+        largest.scatter_reduce_(0, groups, norm.weight.float().cpu(), "amax")
     factor = (largest / ROOM).clamp(min=1)
     factor[[0, *graph.reasons]] = 1
-    factor[graph.units_through(lambda node: not _homogeneous(model, graph, node))] = 1
+    factor[graph.groups_through(lambda record: not _homogeneous(record))] = 1
     for name in norms:
         if graph.maker_of(name) is None:  # it may read what another has scaled: DenseNets
             factor[graph.layers[name].outputs] = 1
     for name, norm in norms.items():
         mine = factor[graph.layers[name].outputs].to(norm.weight)
         norm.weight /= mine
-        norm.bias /= mine
+        if norm.bias is not None:
+            norm.bias /= mine
     for name, layer in graph.layers.items():
         module: Any = model.get_submodule(name)
         if layer.inputs is None or _hands_on(graph, name, layer):
             continue
         columns = factor[layer.inputs].to(module.weight)
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _ConvTransposeNd):
+            module.weight *= columns.view(-1, *[1] * (module.weight.ndim - 1))
+        elif isinstance(module, _ConvNd):
             # A grouped convolution's weight has the inputs of the output's own group.
-            by_group = columns.view(module.groups, 1, -1, 1, 1)
+            kernel = [1] * (module.weight.ndim - 2)
+            by_group = columns.view(module.groups, 1, -1, *kernel)
             grouped = module.weight.view(module.groups, -1, *module.weight.shape[1:])
             grouped *= by_group
         else:
             module.weight *= columns
 
 
-def _hands_on(graph: ChannelGraph, name: str, layer: LayerChannels) -> bool:
-    """Whether a layer makes the units that it reads and no norm layer takes their factor out.
+def _hands_on(graph: DependencyGraph, name: str, layer: LayerChannels) -> bool:
+    """Whether a layer makes the groups that it reads and no norm layer takes their factor out.
 
     Depthwise convolutions in front of a pointwise one: it is that one that multiplies.
     """
@@ -138,23 +141,20 @@ def _hands_on(graph: ChannelGraph, name: str, layer: LayerChannels) -> bool:
     return same and graph.norm_behind(name) is None
 
 
-def _homogeneous(model: nn.Module, graph: ChannelGraph, node: fx.Node) -> bool:
+def _homogeneous(record: Record) -> bool:
     """Whether an operation passes a positive factor of its input on to its output."""
-    if node.op in ("placeholder", "output", "get_attr"):
-        return True
-    if node.op == "call_module":
-        layer = model.get_submodule(str(node.target))
-        acts = [child for child in layer.children() if not isinstance(child, HOMOGENEOUS_LAYERS)]
-        pads = isinstance(layer, nn.ConstantPad3d | nn.ConstantPad2d) and layer.value == 0
-        return pads or (isinstance(layer, HOMOGENEOUS_LAYERS) and not acts)
-    name = kinds.name_of(node)
-    offset = name in kinds.ADDITIONS and graph.adds_parameter(node)
-    return name in HOMOGENEOUS and not offset
+    if not record.activations:
+        return True  # it makes a scale, for one
+    if record.name in ("add", "sub"):
+        return len(record.inputs) == 2 and all(x and not x.name for x in record.inputs)
+    if record.name in ("pad", "constant_pad_nd"):
+        return record.settings[-1] in (None, 0, 0.0, "constant")
+    return record.name in HOMOGENEOUS or RULES.get(record.name) in HOMOGENEOUS_RULES
 
 
 def _carry(norm: Any, sigmoid: Any) -> None:
     """Scale, bias and statistics of one trained BatchNorm."""
-    assert isinstance(sigmoid, SigmoidBatchNorm2d)
+    assert isinstance(sigmoid, SigmoidBatchNorm)
     scale = norm.weight.clamp(BOTTOM, TOP)
     sigmoid.weight.copy_(torch.logit(scale))
     if norm.running_var is None:  # the batch's own mean then takes every bias out, as in training

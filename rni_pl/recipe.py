@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from rni_pl.norm import SigmoidBatchNorm2d
+from rni_pl.norm import SigmoidBatchNorm
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ CURVES: dict[str, Callable[[Recipe, torch.optim.Optimizer, int], LRScheduler]] =
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """All trainable parameters; SigBN scales in a group of their own, without weight decay."""
     scales = {
-        id(module.weight) for module in model.modules() if isinstance(module, SigmoidBatchNorm2d)
+        id(module.weight) for module in model.modules() if isinstance(module, SigmoidBatchNorm)
     }
     weights = _trainable(model, lambda p: id(p) not in scales)
     groups: list[dict[str, Any]] = [{"name": "weights", "params": weights}]

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from rni_pl.errors import CheckpointError, ConfigError, PruningError, first_line
+from rni_pl.modes import evaluating
 from rni_pl.norm import convert_batchnorm
-from rni_pl.pruning.modes import evaluating
-from rni_pl.pruning.surgery import Structure, resize
+from rni_pl.structure import Structure, resize
 
 # Arguments by which a builder brings trained weights.
 BRINGS_WEIGHTS = frozenset(["weights", "weights_backbone", "pretrained", "checkpoint_path"])
@@ -69,7 +69,7 @@ def build(spec: ModelSpec) -> nn.Module:
     """Build the network that `spec` describes, with the current random state.
 
     The builder is given ``num_classes`` if it takes such an argument. With ``norm="sigbn"`` every
-    BatchNorm2d becomes a SigBN last, so that one seed gives the same convolutions either way.
+    BatchNorm becomes a SigBN last, so that one seed gives the same convolutions either way.
 
     Raises:
         ConfigError: there is no such builder, it fails, or the number of classes does not fit.

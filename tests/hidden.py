@@ -77,10 +77,10 @@ LEFT_WHOLE = {
     "slice for what is not understood": (
         lambda: Net(
             lambda s, x: s.head(y := s.stem(x)) + y[:, 4:9].softmax(1).amax((2, 3))
-        ), "stem.1", "softmax",
+        ), "stem.1", "slice",
     ),
     "slice for a gate": (
-        lambda: Net(lambda s, x: s.head((y := s.stem(x)) * y[:, 6:7])), "stem.1", "mul",
+        lambda: Net(lambda s, x: s.head((y := s.stem(x)) * y[:, 6:7])), "stem.1", "slice",
     ),
     "the image is added": (
         lambda: Net(lambda s, x: s.head(F.relu(s.stem[:2](x) + x[:, :1]))), "stem.1", "head.0.0",
@@ -89,26 +89,21 @@ LEFT_WHOLE = {
         lambda: Net(lambda s, x: s.head((y := s.stem(x)) * y.size(1) ** -0.5)), "stem.1", "mul",
     ),
     "the width as a divisor": (
-        lambda: Net(lambda s, x: s.head((y := s.stem(x)) / y.shape[1])), "stem.1", "truediv",
+        lambda: Net(lambda s, x: s.head((y := s.stem(x)) / y.shape[1])), "stem.1", "div",
     ),
-    "a view changes in place": (lambda: Net(view_changed), "stem.1", "in place"),
+    "a view changes in place": (lambda: Net(view_changed), "stem.1", "head.0.0"),
     "an activation changes in place": (
         lambda: Net(activation_changed, mix=nn.Conv2d(12, 12, 1), norm=nn.BatchNorm2d(12),
                     act=nn.Dropout(inplace=True), bare=nn.Conv2d(12, 12, 1)),
-        "norm", "in place",
+        "norm", "head.0.0",
     ),
     "pooling over channels": (
         lambda: Net(lambda s, x: s.head(s.other(x)) + s.out(
             F.max_pool2d(s.stem(x).flatten(2), (2, 1)).mean(2)),
             other=conv(3, 12), out=nn.Linear(6, 5)),
-        "stem.1", "batch of images",
+        "stem.1", "max_pool2d",
     ),
-    "padding of channels": (
-        lambda: Net(lambda s, x: s.head(s.pad(s.stem(x).flatten(2)).unflatten(2, (16, 16))), 16,
-                    pad=nn.ConstantPad2d((0, 0, 2, 2), 0.0)),
-        "stem.1", "pads channels",
-    ),
-    "forward pass set on a layer": (with_own_forward, "stem.1", "of its own"),
+    "forward pass set on a layer": (with_own_forward, "stem.1", "feeds mix"),
     "scale of one more": (
         lambda: Net(lambda s, x: s.head(s.norm(s.mix(s.stem(x)))), mix=nn.Conv2d(12, 12, 1),
                     norm=ShiftedScale(12)),

@@ -123,6 +123,28 @@ def own_conv(layer: nn.Conv2d) -> Net:
     return Net(lambda s, x: s.head(s.norm(s.own(s.stem(x))).relu()), 10, own=layer, norm=norm)
 
 
+def tied_weights() -> Net:
+    net = Net(lambda s, x: s.head(s.two(s.one(s.stem(x)))), one=conv(12, 12), two=conv(12, 12))
+    net.two[0].weight = net.one[0].weight
+    return net
+
+
+def hooked() -> Net:
+    net = Net(lambda s, x: s.head(s.stem(x)))
+    net.stem[1].register_forward_hook(lambda module, args, output: output.roll(1, 1))
+    return net
+
+
+def hook_on_nothing() -> Net:
+    net = Net(lambda s, x: s.head(s.nothing(s.stem(x))), nothing=nn.Identity())
+    net.nothing.register_forward_hook(lambda module, args, output: output.roll(1, 1))
+    return net
+
+
+def with_norm(norm: nn.Module) -> Net:
+    return Net(lambda s, x: s.head(s.norm(s.stem(x))), norm=norm)
+
+
 # Networks of which all is pruned but what residual additions tie.
 WHOLLY_PRUNED = {
     "shared norm": lambda: Net(
@@ -176,6 +198,21 @@ WHOLLY_PRUNED = {
         mix=nn.Conv2d(12, 12, 1), norm=nn.BatchNorm2d(12),
     ),
     "swish by hand": lambda: Net(lambda s, x: s.head((y := s.stem[:2](x)) * F.relu6(y + 3) / 6)),
+    "BatchNorm1d behind it": lambda: Net(
+        lambda s, x: s.head(y := s.stem(x)) + s.out(s.norm(y.mean((2, 3)))),
+        norm=nn.BatchNorm1d(12), out=nn.Linear(12, 5),
+    ),
+    "GroupNorm": lambda: with_norm(nn.GroupNorm(3, 12)),
+    "stacked branches": lambda: Net(
+        lambda s, x: s.head(torch.stack([s.stem(x), s.other(x)]).mean(0)), other=conv(3, 12)
+    ),
+    "padding of channels": lambda: Net(
+        lambda s, x: s.head(s.pad(s.stem(x).flatten(2)).unflatten(2, (16, 16))), 16,
+        pad=nn.ConstantPad2d((0, 0, 2, 2), 0.0),
+    ),
+    "shared weights": tied_weights,
+    "forward hook": hooked,
+    "hook on Identity": hook_on_nothing,
 }  # fmt: skip
 
 
@@ -192,48 +229,14 @@ def transposed_in_place(net: Net, x: Tensor) -> Tensor:
     return net.head(net.stem(x)) + net.over_rows(rows)
 
 
-def tied_weights() -> Net:
-    net = Net(lambda s, x: s.head(s.two(s.one(s.stem(x)))), one=conv(12, 12), two=conv(12, 12))
-    net.two[0].weight = net.one[0].weight
-    return net
-
-
-def hooked() -> Net:
-    net = Net(lambda s, x: s.head(s.stem(x)))
-    net.stem[1].register_forward_hook(lambda module, args, output: output.roll(1, 1))
-    return net
-
-
-def hook_on_nothing() -> Net:
-    net = Net(lambda s, x: s.head(s.nothing(s.stem(x))), nothing=nn.Identity())
-    net.nothing.register_forward_hook(lambda module, args, output: output.roll(1, 1))
-    return net
-
-
-def with_norm(norm: nn.Module) -> Net:
-    return Net(lambda s, x: s.head(s.norm(s.stem(x))), norm=norm)
-
-
 # Networks with a layer that stays whole, and a word of the reason.
 LEFT_WHOLE = {
-    "BatchNorm1d behind it": (
-        lambda: Net(
-            lambda s, x: s.head(s.stem(x)) + s.out(s.norm(s.stem(x).mean((2, 3)))),
-            norm=nn.BatchNorm1d(12), out=nn.Linear(12, 5),
-        ),
-        "stem.1", "norm",
+    "BatchNorm without scales": (
+        lambda: with_norm(nn.BatchNorm2d(12, affine=False)), "stem.1", "reaches head.0.0",
     ),
-    "BatchNorm without scales": (lambda: with_norm(nn.BatchNorm2d(12, affine=False)), "stem.1",
-                                 "norm"),
-    "GroupNorm": (lambda: with_norm(nn.GroupNorm(3, 12)), "stem.1", "GroupNorm"),
     "split at numbers": (
         lambda: Net(lambda s, x: s.head(torch.cat(s.stem(x).split([4, 8], 1), 1))), "stem.1",
         "split",
-    ),
-    "stacked branches": (
-        lambda: Net(lambda s, x: s.head(torch.stack([s.stem(x), s.other(x)]).mean(0)),
-                    other=conv(3, 12)),
-        "stem.1", "mean",
     ),
     "width in a view": (
         lambda: Net(lambda s, x: s.head(s.stem(x).view(-1, 12, 256).view(-1, 12, 16, 16))),
@@ -241,7 +244,7 @@ LEFT_WHOLE = {
     ),
     "width in a decision": (
         lambda: Net(lambda s, x: s.head(y if (y := s.stem(x)).size(1) == 12 else -y)), "stem.1",
-        "decide",
+        "head.0.0",
     ),
     "a constant is added": (lambda: Net(lambda s, x: s.head(s.stem(x) + 1)), "stem.1", "head.0.0"),
     "padded with ones": (
@@ -254,19 +257,19 @@ LEFT_WHOLE = {
         "norm", "head.0.0",
     ),
     "transposed in place": (
-        lambda: Net(transposed_in_place, other=conv(3, 12), over_rows=head(12)), "other.1", "mixes",
+        lambda: Net(transposed_in_place, other=conv(3, 12), over_rows=head(12)), "other.1",
+        "feeds over_rows.0.0",
     ),
-    "shared weights": (tied_weights, "one.1", "shared"),
-    "forward hook": (hooked, "stem.1", "hook"),
-    "hook on Identity": (hook_on_nothing, "stem.1", "hook"),
     "addition at numbers": (
         lambda: Net(lambda s, x: s.head(s.stem(x)[:, 3:9] + s.other(x)), 6, other=conv(3, 6)),
-        "stem.1", "meet",
+        "stem.1", "slice",
     ),
-    "weight standardisation": (lambda: own_conv(Standardised(12, 10, 3)), "stem.1", "conv2d"),
+    "weight standardisation": (
+        lambda: own_conv(Standardised(12, 10, 3)), "stem.1", "feeds own"
+    ),
     "parametrised": (
         lambda: own_conv(nn.utils.parametrizations.weight_norm(nn.Conv2d(12, 10, 3))), "stem.1",
-        "own",
+        "fixed channels in own",
     ),
     "attention over channels": (
         lambda: Net(lambda s, x: s.head((y := s.stem(x)) * y.mean((2, 3), True).softmax(1))),

@@ -12,7 +12,12 @@ from torch import nn
 
 from rni_pl import sync
 from rni_pl.errors import DataError
-from rni_pl.norm import SigmoidBatchNorm2d, SigmoidBatchNormAct2d
+from rni_pl.norm import (
+    SigmoidBatchNorm2d,
+    SigmoidBatchNorm3d,
+    SigmoidBatchNormAct2d,
+    SigmoidSyncBatchNorm,
+)
 
 
 class Unpickled:
@@ -32,12 +37,13 @@ def complain(words: str) -> None:
 
 
 def norms() -> nn.Module:
-    """Layers of every kind: plain, SigBN, without scale, with activation, one-dimensional."""
+    """Layers of every kind: plain, SigBN, bare, with activation, of other ranks, synchronised."""
     act = SigmoidBatchNormAct2d(4, drop=nn.Identity(), act=nn.ReLU(), momentum=None)
     return nn.Sequential(
         nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3), SigmoidBatchNorm2d(4),
         nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 4, 1), act,
-        nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 2),
+        nn.Flatten(), nn.BatchNorm1d(16), nn.Unflatten(1, (4, 1, 2, 2)), SigmoidBatchNorm3d(4),
+        nn.Flatten(), nn.Linear(16, 6), SigmoidSyncBatchNorm(6), nn.Linear(6, 2),
     )  # fmt: skip
 
 

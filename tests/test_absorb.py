@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from rni_pl import models
 from rni_pl.norm import scaled_norms, silence
-from rni_pl.pruning import PruningReport, prune, recalibrate
+from rni_pl.pruning import PruningReport, prune
+from rni_pl.recalibrate import recalibrate
 
 
 def emitting(model: nn.Module, report: PruningReport) -> nn.Module:

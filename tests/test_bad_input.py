@@ -13,7 +13,7 @@ from rni_pl import recipe, rules
 from rni_pl.benchmark import engines
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
-from rni_pl.pruning import budget, selection
+from rni_pl.pruning import selection
 from rni_pl.stages import dispatch
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
@@ -40,7 +40,7 @@ def refused(finished, *words: str) -> None:
         (["method.reg_wieght=1"], ["reg_wieght"]),
         (["+optimizer.foo=1"], ["optimizer.foo", "unknown", "optimizer.lr"]),
         (["trainer.overfit_batches=2"], ["trainer.overfit_batches=2", "limit_train_batches"]),
-        (["arch=resnet20", "+arch.norm=sigbn", "method=l1"], ["method=l1", "BatchNorm2d"]),
+        (["arch=resnet20", "+arch.norm=sigbn", "method=l1"], ["method=l1", "BatchNorm"]),
         (["nonsense=1"], ["nonsense"]),
         (["just words"], ["just words"]),
         (["arch=timm"], ["arch.model_name is missing", "arch.model_name=VALUE"]),
@@ -57,7 +57,7 @@ def refused(finished, *words: str) -> None:
         (["trainer=ddp_cpu", "trainer.devices=abc"], ["trainer.devices='abc'"]),
         (["hydra.run.dir=/dev/null/x"], ["/dev/null/x"]),
         (["arch=custom", "arch._target_=torchvision.models.alexnet"], ["alexnet"]),
-        (["arch=custom", "arch._target_=torchvision.models.squeezenet1_1"], ["no BatchNorm2d"]),
+        (["arch=custom", "arch._target_=torchvision.models.squeezenet1_1"], ["no BatchNorm that"]),
         (["optimizer.lr=nan"], ["optimizer.lr=nan"]),
         (["data.batch_size=1"], ["data.batch_size=1", "from 2"]),
         (["data.val_fraction=1"], ["data.val_fraction=1", "0 <= value < 1"]),
@@ -155,7 +155,7 @@ def test_what_prune_refuses(
 def test_allowed_choices_are_those_that_there_are() -> None:
     for key, choices in (
         ("optimizer.curve", recipe.CURVES),
-        ("prune.target", budget.TARGETS),
+        ("prune.target", selection.TARGETS),
         ("prune.scope", selection.SCOPES),
     ):
         assert rules.RULES[key].words.replace(" or ", ", ").split(", ") == list(choices), key

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rni_pl import convert_batchnorm
+from rni_pl.cost import macs, parameter_count
 from rni_pl.pruning import prune
-from rni_pl.pruning.cost import CostModel, macs, parameter_count
-from rni_pl.pruning.graph import trace
+from rni_pl.pruning.dependency import trace
+from rni_pl.pruning.selection import Costs
 
 
 class Written(nn.Module):
@@ -262,14 +263,14 @@ def test_masked_equals_pruned(model, ratio, scope, coupled, round_to, target) ->
 def test_costs_are_counted(model, coupled) -> None:
     x = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
     graph = trace(model, x)
-    costs = CostModel(model, graph)
+    costs = Costs(graph)
     keep = torch.ones(graph.size, dtype=torch.bool)
     dense = costs.params(keep), costs.macs(keep)
     pruned, report = prune(model, x, 0.5, coupled=coupled)
     for layer, kept in report.kept.items():
-        units = graph.layers[layer].outputs
-        keep[units] = False
-        keep[units[kept]] = True
+        groups = graph.layers[layer].outputs
+        keep[groups] = False
+        keep[groups[kept]] = True
     assert dense[0] - costs.params(keep) == parameter_count(model) - parameter_count(pruned)
     assert dense[1] == macs(model, x.shape[1:])
     assert costs.macs(keep) == macs(pruned, x.shape[1:])

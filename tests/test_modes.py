@@ -7,10 +7,10 @@ import torch
 from made_up_runs import only_table, report, save_checkpoint, trained_run
 
 from rni_pl import models
-from rni_pl.pruning.valley import valley_of
 from rni_pl.report import comparison
 from rni_pl.report.importances import read_distributions
 from rni_pl.report.plots import histograms
+from rni_pl.valley import valley_of
 
 
 def scored(mode: float) -> torch.nn.Module:

@@ -13,14 +13,16 @@ from torch.nn import functional as F
 
 from rni_pl import convert_batchnorm, sync
 from rni_pl.config import compose_config, plain
+from rni_pl.cost import macs, parameter_count
 from rni_pl.errors import PruningError
 from rni_pl.models import resnet20
 from rni_pl.norm import SigmoidBatchNormAct2d
-from rni_pl.pruning import prune, recalibrate
-from rni_pl.pruning.cost import CostModel, macs, parameter_count
-from rni_pl.pruning.graph import trace
-from rni_pl.pruning.surgery import resize, structure_of
+from rni_pl.pruning import prune
+from rni_pl.pruning.dependency import trace
+from rni_pl.pruning.selection import Costs
+from rni_pl.recalibrate import recalibrate
 from rni_pl.spec import ModelSpec, check_output
+from rni_pl.structure import resize, structure_of
 
 timm = pytest.importorskip("timm")
 import zoo  # noqa: E402  needs timm
@@ -102,16 +104,16 @@ def test_costs_are_the_counters(dense: tuple[Entry, nn.Module]) -> None:
     entry, model = dense
     x, shape = entry.images(1), entry.spec.image_shape
     graph = trace(model, x)
-    costs = CostModel(model, graph)
+    costs = Costs(graph)
     keep = torch.ones(graph.size, dtype=torch.bool)
     assert costs.params(keep) == parameter_count(model)
     assert costs.macs(keep) == macs(model, shape)
     assert independent_costs(model, x) == (parameter_count(model), macs(model, shape))
     pruned, report = prune(model, x, 0.5, coupled=True)
     for layer, kept in report.kept.items():
-        units = graph.layers[layer].outputs
-        keep[units] = False
-        keep[units[kept]] = True
+        groups = graph.layers[layer].outputs
+        keep[groups] = False
+        keep[groups[kept]] = True
     assert costs.params(keep) == parameter_count(pruned)
     assert costs.macs(keep) == macs(pruned, shape)
     assert independent_costs(pruned, x) == (parameter_count(pruned), macs(pruned, shape))

@@ -10,7 +10,7 @@ from rni_pl import models
 from rni_pl.errors import PruningError
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning import PruningReport, prune
-from rni_pl.pruning.surgery import resize, structure_of
+from rni_pl.structure import resize, structure_of
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -133,18 +133,8 @@ def test_bad_requests_are_refused(ratio: float, scope: str, message: str) -> Non
 
 def test_network_without_batchnorm_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 900, 10))
-    with pytest.raises(PruningError, match="it has no BatchNorm2d"):
+    with pytest.raises(PruningError, match="it has no BatchNorm with scales"):
         prune(model, torch.zeros(1, 3, 32, 32), 0.5)
-
-
-class Untraceable(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x if x.sum() > 0 else -x
-
-
-def test_untraceable_network_is_refused() -> None:
-    with pytest.raises(PruningError, match=r"torch.fx cannot trace Untraceable"):
-        prune(Untraceable(), torch.zeros(1, 3, 32, 32), 0.5)
 
 
 def test_wrong_example_is_refused() -> None:
@@ -169,6 +159,7 @@ def test_unknown_operation_leaves_its_layer_whole() -> None:
     x = torch.randn(2, 3, 16, 16)
     pruned, report = prune(model, x, 0.5)
     assert list(report.kept) == ["b.1", "c.1"]
-    assert report.skipped == {"a.1": "feeds cumsum, which is not understood"}
+    assert list(report.skipped) == ["a.1"]
+    assert report.skipped["a.1"].startswith("feeds cumsum (test_pruning.py:")
     with torch.no_grad():
         assert difference(pruned(x), masked(model, report)(x)) < 1e-4

@@ -27,11 +27,11 @@ from made_up_runs import (
 import rni_pl.report
 from rni_pl import checkpoint, norm
 from rni_pl.errors import CheckpointError
-from rni_pl.pruning.valley import find_valley
 from rni_pl.report import render
 from rni_pl.report.__main__ import main
 from rni_pl.report.collect import Found, collect
 from rni_pl.report.importances import read_distributions, shared_edges, shares
+from rni_pl.valley import find_valley
 
 
 def test_a_sweep_with_a_failed_and_an_unfinished_run(

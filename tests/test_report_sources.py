@@ -123,7 +123,8 @@ def test_batchnorm_of_another_kind_has_no_importances(tmp_path: Path) -> None:
 
 
 def test_importances_are_of_the_layers_whose_scales_rank(tmp_path: Path) -> None:
-    layers = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(4)
+    odd = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)  # has the same tensors
+    layers = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), odd
     spec = ModelSpec(arch={}, num_classes=4).to_dict()
     classifier = Classifier(spec, module=nn.Sequential(*layers))
     contents = {"hyper_parameters": {"spec": spec}, "state_dict": classifier.state_dict()}

@@ -4,25 +4,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rni_pl.cost import macs
 from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
-from rni_pl.pruning.budget import cut_to_budget
-from rni_pl.pruning.cost import macs
-from rni_pl.pruning.scores import Candidates
-from rni_pl.pruning.selection import Floor, groups_of, keep_above, quantile, thresholds
-from rni_pl.pruning.valley import find_valley
+from rni_pl.pruning.importance import Candidates
+from rni_pl.pruning.selection import Floor, cut_to_budget, keep_above, quantile, ranked, thresholds
 from rni_pl.stages.finetuning import _warn_if_missed
+from rni_pl.valley import find_valley
 
 
 def candidates(*layers: list[float], width: int = 1) -> Candidates:
-    """One group a layer; each unit stands for `width` channels."""
+    """Scores layer by layer; each group stands for `width` channels."""
     scores = torch.tensor([score for layer in layers for score in layer], dtype=torch.float64)
-    group = torch.tensor([i for i, layer in enumerate(layers) for _ in layer])
+    layer_set = torch.tensor([i for i, layer in enumerate(layers) for _ in layer])
     return Candidates(
-        units=torch.arange(1, len(scores) + 1),
+        groups=torch.arange(1, len(scores) + 1),
         scores=scores,
         channels=torch.full((len(scores),), width),
-        group=group,
+        layer_set=layer_set,
         layers=[(f"bn{i}",) for i in range(len(layers))],
         widths=[(width,)] * len(layers),
     )
@@ -31,9 +30,9 @@ def candidates(*layers: list[float], width: int = 1) -> Candidates:
 def kept(
     found: Candidates, ratio: float, scope: str = "global", floor: Floor | None = None
 ) -> list[int]:
-    groups = groups_of(found)
-    limits = thresholds(found, groups, ratio, scope)
-    mask = keep_above(found, groups, limits, floor or Floor(min_channels=1))
+    by_layer = ranked(found)
+    limits = thresholds(found, by_layer, ratio, scope)
+    mask = keep_above(found, by_layer, limits, floor or Floor(min_channels=1))
     return mask.nonzero().flatten().tolist()
 
 
@@ -115,11 +114,11 @@ def test_why_another_share_is_removed(options: dict, scores: str, words: str) ->
         "macs_pruned": macs(pruned, [3, 32, 32]),
     }
     with pytest.warns(UserWarning, match=words):
-        _warn_if_missed(figures, report.floored)
+        _warn_if_missed(figures, report.limited)
 
 
 def budget(costs: list[float], share: float) -> float:
-    """Share removed when the units with these costs go one by one."""
+    """Share removed when the groups with these costs go one by one."""
     total = sum(costs)
 
     def cut(ratio: float) -> Tensor:
@@ -131,7 +130,7 @@ def budget(costs: list[float], share: float) -> float:
     return removed(cut_to_budget(cut, removed, share, len(costs)))
 
 
-def test_budget_is_met_to_the_nearest_unit() -> None:
+def test_budget_is_met_to_the_nearest_group() -> None:
     assert budget([1.0] * 1000, 0.5) == pytest.approx(0.5)
     assert budget([1.0] * 1000, 0.0) == 0.0
     assert budget([1.0] * 101, 0.5) == pytest.approx(51 / 101)  # 0.495 would be further off

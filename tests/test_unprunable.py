@@ -25,8 +25,8 @@ class Net(nn.Module):
 @pytest.mark.parametrize(
     ("features", "why"),
     [
-        ("(x if x.sum() > 0 else -x)", "torch.fx cannot trace Net"),
-        ("(x / self.conv.out_channels)", "bn: is held by conv, whose sizes"),
+        ("(x if x.mean() > 0 else -x)", "bn: feeds mean (a_net.py:"),
+        ("(x / self.conv.out_channels)", "bn: feeds div (a_net.py:"),
         ("x", ""),
     ],
     ids=["by value", "by size", "sound"],

@@ -1,5 +1,6 @@
 """Starting from trained weights: names, shapes, and the function carried over into SigBN."""
 
+import contextlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -67,7 +68,11 @@ def test_init_starts_training_there(command: Callable, tmp_path: Path, method: s
     trained = randomise(models.resnet20()).eval()
     path = saved(tmp_path, trained.state_dict(), wrap="state_dict", prefix="module.")
     frozen = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "trainer.limit_train_batches=1")
-    with pytest.warns(UserWarning, match="688 BatchNorm channels") if method == "rni" else warm():
+    with (
+        pytest.warns(UserWarning, match="688 BatchNorm channels")
+        if method == "rni"
+        else contextlib.nullcontext()
+    ):
         finished = command(
             "train", "data=digits", "arch=resnet20", f"method={method}", f"init={path}", *SHORT,
             *frozen, "hydra.run.dir=run",
@@ -100,7 +105,7 @@ def test_weights_that_the_builder_brings_are_carried_over(
     (tmp_path / "my_trained.py").write_text(MY_TRAINED)
     monkeypatch.syspath_prepend(tmp_path)
     said = r"arch\.weights: 688 BatchNorm channels became SigBN"
-    with pytest.warns(UserWarning, match=said) if method == "rni" else warm():
+    with pytest.warns(UserWarning, match=said) if method == "rni" else contextlib.nullcontext():
         finished = command(
             "train", "data=digits", "arch=custom", "arch._target_=my_trained.net",
             f"+arch.weights={path}", f"method={method}", *SHORT, "trainer.max_epochs=0",
@@ -134,8 +139,8 @@ def sigmoid(weights, num_classes):
 @pytest.mark.parametrize(
     ("builder", "method", "words"),
     [
-        ("doubled", "rni", "arch=doubled: Doubled does more than BatchNorm2d"),
-        ("sigmoid", "l1", "method=l1 is for BatchNorm2d, arch=sigmoid brings SigmoidBatchNorm2d"),
+        ("doubled", "rni", "arch=doubled: Doubled does more than BatchNorm"),
+        ("sigmoid", "l1", "method=l1 is for BatchNorm, arch=sigmoid brings SigBN"),
     ],
 )
 def test_weights_of_a_builder_that_does_not_fit_the_method(
@@ -166,12 +171,6 @@ def test_init_takes_networks_that_have_sigbn(command: Callable, trained: Path) -
     for name, weight in before.named_parameters():
         assert torch.equal(weight, after.get_parameter(name)), name
     assert "has SigBN scales, and method=l1 BatchNorm's" in command(*start, "method=l1").err
-
-
-def warm():
-    import contextlib
-
-    return contextlib.nullcontext()
 
 
 def test_nothing_is_trained_in_no_time_and_reported(

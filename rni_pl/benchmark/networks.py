@@ -12,9 +12,9 @@ from torch import nn
 
 from rni_pl.checkpoint import load_model
 from rni_pl.config import plain
+from rni_pl.cost import macs
 from rni_pl.errors import ConfigError
 from rni_pl.pruning import prune
-from rni_pl.pruning.cost import macs
 from rni_pl.spec import ModelSpec, build
 
 

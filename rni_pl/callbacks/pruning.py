@@ -8,7 +8,8 @@ import torch
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError
 from rni_pl.progress import busy, track
-from rni_pl.pruning import PruningReport, Request, prune, recalibrate
+from rni_pl.pruning import PruningOptions, PruningReport, prune
+from rni_pl.recalibrate import recalibrate
 
 
 class OneShotPruning(pl.Callback):
@@ -34,7 +35,7 @@ class OneShotPruning(pl.Callback):
         recalibrate: int = 0,
         **options: Any,
     ) -> None:
-        self.request = Request(ratio, scope, **options)
+        self.options = PruningOptions(ratio, scope, **options)
         self.absorb = absorb
         self.recalibrate = recalibrate
         self.report: PruningReport | None = None
@@ -51,7 +52,7 @@ class OneShotPruning(pl.Callback):
         if self.absorb:
             (example,) = (images.to(dtype) for images in _training_images(trainer, 1))
         with busy("pruning"):
-            pruned, self.report = prune(model, example, **vars(self.request), absorb=self.absorb)
+            pruned, self.report = prune(model, example, **vars(self.options), absorb=self.absorb)
         if self.recalibrate:
             batches = (images.to(dtype) for images in _training_images(trainer, self.recalibrate))
             recalibrate(pruned, track(batches, "recalibrating", self.recalibrate))

@@ -29,14 +29,14 @@ class SparsityRegulariser(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Raise `ConfigError` where no scale is trained, or layers are not the regulariser's."""
         if not trainable_scales(pl_module):
-            raise ConfigError(
-                "the network has no BatchNorm2d whose scales are trained to regularise"
-            )
-        kind, wanted = norm.norm_kind(pl_module), self.regulariser.norm
-        if kind != wanted:
+            raise ConfigError("the network has no BatchNorm whose scales are trained to regularise")
+        wanted = self.regulariser.norm
+        kinds = {norm.norm_kind(layer) for _, layer in norm.scaled_norms(pl_module)}
+        if kinds != {wanted}:
+            found = " and ".join(norm.NAMES[kind] for kind in sorted(kinds))
             raise ConfigError(
                 f"{type(self.regulariser).__name__} is for scales of {norm.NAMES[wanted]}, the "
-                f"network has {norm.NAMES[kind]}: see rni_pl.convert_batchnorm"
+                f"network has {found}: see rni_pl.convert_batchnorm"
             )
 
     def on_before_optimizer_step(
@@ -71,5 +71,5 @@ def add_gradient(model: nn.Module, regulariser: Regulariser) -> None:
 
 
 def trainable_scales(model: nn.Module) -> list[Tensor]:
-    """Raw scales (gamma) of every BatchNorm2d and SigBN that are being trained."""
+    """Raw scales (gamma) of every BatchNorm and SigBN that are being trained."""
     return [m.weight for _, m in norm.scaled_norms(model) if m.weight.requires_grad]

@@ -13,40 +13,40 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.export.folding import is_bare, is_plain_conv
-from rni_pl.pruning.graph import ChannelGraph
+from rni_pl.pruning.dependency import DependencyGraph
 
 
 @dataclass(frozen=True)
 class Side:
-    """The channels that a layer reads, or makes: their units, and where in its weight each is.
+    """The channels that a layer reads, or makes: their groups, and where in its weight each is.
 
-    A new one has unit -1 and place -1.
+    A new one has group -1 and place -1.
     """
 
-    units: Tensor
+    groups: Tensor
     places: Tensor
 
-    def widened(self, units: Tensor, count: int) -> "Side | None":
-        """With `count` new channels behind `units`; None where those are not one block here.
+    def widened(self, groups: Tensor, count: int) -> "Side | None":
+        """With `count` new channels behind `groups`; None where those are not one block here.
 
         Behind a flattening every channel occurs several times in a row, and so do the new ones.
         """
-        mine = torch.isin(self.units, units)
-        times, rest = divmod(int(mine.sum()), len(units))
+        mine = torch.isin(self.groups, groups)
+        times, rest = divmod(int(mine.sum()), len(groups))
         start = int(mine.nonzero()[0])
-        block = units.repeat_interleave(times)
+        block = groups.repeat_interleave(times)
         end = start + len(block)
-        if rest or not torch.equal(self.units[start:end], block):
+        if rest or not torch.equal(self.groups[start:end], block):
             return None
         new = torch.full((times * count,), -1)
-        return Side(*(torch.cat([t[:end], new, t[end:]]) for t in (self.units, self.places)))
+        return Side(*(torch.cat([t[:end], new, t[end:]]) for t in (self.groups, self.places)))
 
 
 Sides = dict[tuple[str, str], Side]  # by layer and "inputs" or "outputs"
 
 
 @torch.no_grad()
-def align(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module:
+def align(model: nn.Module, graph: DependencyGraph, multiple: int) -> nn.Module:
     """A copy of a folded network with widths filled up to a multiple, wherever that is possible.
 
     Args:
@@ -57,8 +57,8 @@ def align(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module:
     model = copy.deepcopy(model)
     sides = _sides(graph)
     changed: set[str] = set()
-    for units in _vectors(graph, multiple):
-        wider = _widened(model, sides, units, -len(units) % multiple)
+    for groups in _vectors(graph, multiple):
+        wider = _widened(model, sides, groups, -len(groups) % multiple)
         sides.update(wider)
         changed |= {name for name, _ in wider}
     for name in changed:
@@ -66,35 +66,35 @@ def align(model: nn.Module, graph: ChannelGraph, multiple: int) -> nn.Module:
     return model
 
 
-def _sides(graph: ChannelGraph) -> Sides:
+def _sides(graph: DependencyGraph) -> Sides:
     return {
-        (name, side): Side(units, torch.arange(len(units)))
+        (name, side): Side(groups, torch.arange(len(groups)))
         for name, layer in graph.layers.items()
-        for side, units in (("inputs", layer.inputs), ("outputs", layer.outputs))
-        if units is not None
+        for side, groups in (("inputs", layer.inputs), ("outputs", layer.outputs))
+        if groups is not None
     }
 
 
-def _vectors(graph: ChannelGraph, multiple: int) -> list[Tensor]:
-    """What layers make, where it is no multiple: vectors of units, of which none has to stay."""
+def _vectors(graph: DependencyGraph, multiple: int) -> list[Tensor]:
+    """What layers make, where it is no multiple: vectors of groups, of which none has to stay."""
     stay = torch.tensor([0, *graph.reasons])
     made = {tuple(layer.outputs.tolist()): layer.outputs for layer in graph.layers.values()}
     return [
-        units
-        for units in made.values()
-        if len(units) % multiple
-        and len(units.unique()) == len(units)
-        and not torch.isin(units, stay).any()
+        groups
+        for groups in made.values()
+        if len(groups) % multiple
+        and len(groups.unique()) == len(groups)
+        and not torch.isin(groups, stay).any()
     ]
 
 
-def _widened(model: nn.Module, sides: Sides, units: Tensor, count: int) -> Sides:
-    """The sides on which `units` occur, with `count` new channels; none where one cannot be."""
+def _widened(model: nn.Module, sides: Sides, groups: Tensor, count: int) -> Sides:
+    """The sides on which `groups` occur, with `count` new channels; none where one cannot be."""
     wider: Sides = {}
     for (name, side), channels in sides.items():
-        if not torch.isin(channels.units, units).any():
+        if not torch.isin(channels.groups, groups).any():
             continue
-        widened = channels.widened(units, count)
+        widened = channels.widened(groups, count)
         if widened is None or not _can_widen(model.get_submodule(name)):
             return {}
         wider[name, side] = widened

@@ -1,7 +1,6 @@
 """Folding BatchNorm and SigBN into the convolutions in front of them, for evaluation."""
 
-import copy
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import TypeGuard
 
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
+from rni_pl.copying import Parts
 from rni_pl.norm import after_norm, scale
-from rni_pl.pruning.modes import evaluating
-from rni_pl.pruning.tracing import trace
+from rni_pl.pruning.dependency import DependencyGraph, trace
+from rni_pl.pruning.surgery import Cut, remove
 
 
 @torch.no_grad()
@@ -24,11 +24,11 @@ def fold(model: nn.Module, example: Tensor) -> nn.Module:
     activation, the activation stays. `example` is a batch of images, for tracing.
 
     Raises:
-        PruningError: `torch.fx` cannot trace the network.
+        PruningError: the network cannot be run on the example, or be copied.
     """
-    model = _copied(model, example).eval()
+    model = remove(Parts.of(model), Cut()).network.eval()
     left: dict[nn.Module, nn.Module] = {}
-    for conv, norm in _pairs(model, example):
+    for conv, norm in _pairs(model, trace(model, (example,))):
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
@@ -46,29 +46,14 @@ def fold(model: nn.Module, example: Tensor) -> nn.Module:
     return model
 
 
-def _copied(model: nn.Module, example: Tensor) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except RuntimeError:  # the older weight_norm keeps what it computed, with its gradients' graph
-        with evaluating(model):
-            model(example)  # computed without gradients, it can be copied
-        return copy.deepcopy(model)
-
-
-def _pairs(model: nn.Module, example: Tensor) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+def _pairs(model: nn.Module, graph: DependencyGraph) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     """Convolutions and the norm layers that can be folded into them."""
-    graph = trace(model, (example,)).graph
-    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    # A layer whose parameters are also read elsewhere is not called once, either.
-    calls.update(str(n.target).rpartition(".")[0] for n in graph.nodes if n.op == "get_attr")
-    for node in graph.nodes:
-        if node.op != "call_module" or [n.op for n in node.all_input_nodes] != ["call_module"]:
-            continue
-        before = node.all_input_nodes[0]
-        conv, norm = (model.get_submodule(str(n.target)) for n in (before, node))
-        alone = len(before.users) == calls[str(before.target)] == calls[str(node.target)] == 1
-        if alone and is_plain_conv(conv) and _computes_norm(norm):
-            yield conv, norm
+    for name in graph.layers:
+        norm = model.get_submodule(name)
+        maker = graph.maker_of(name) if _computes_norm(norm) else None
+        conv = None if maker is None else model.get_submodule(maker)
+        if conv is not None and is_plain_conv(conv):
+            yield conv, norm  # type: ignore[misc]
 
 
 def is_plain_conv(layer: nn.Module) -> TypeGuard[nn.Conv2d]:

@@ -1,14 +1,13 @@
-"""The pruning engine: trace the channel graph, score, select, remove.
+"""The pruning engine: propagate ids of channels, score, select, remove, verify.
 
-Plain PyTorch. Reads in the order `tracing` (with `standins`, `reads`, `meta`), `numbering`, `flow`
-(with `aliases`), `ops` (with `kinds`, `padding`, `probe`), `graph`, then `scores`, `selection`
-(with `cost`, `budget`, `valley`), `plan`, `surgery`, `oneshot` (with `modes`, `absorb`,
-`recalibrate`).
+Plain PyTorch. Reads in the order `ids`, `ops`, `channels`, `propagate` with the op rules in
+`layers`, `elementwise` and `moves`, `dependency`, then `importance`, `selection`, `plan`,
+`surgery`, `oneshot` (with `absorb` and `report`).
 """
 
-from rni_pl.pruning.oneshot import PruningReport, prune
-from rni_pl.pruning.plan import Request
-from rni_pl.pruning.recalibrate import recalibrate
-from rni_pl.pruning.surgery import resize, structure_of
+from rni_pl.pruning.oneshot import prune
+from rni_pl.pruning.plan import PruningOptions
+from rni_pl.pruning.report import PruningReport
+from rni_pl.structure import resize, structure_of
 
-__all__ = ["PruningReport", "Request", "prune", "recalibrate", "resize", "structure_of"]
+__all__ = ["PruningOptions", "PruningReport", "prune", "resize", "structure_of"]

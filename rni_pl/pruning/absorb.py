@@ -9,16 +9,17 @@ it vary, its mean is taken.
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from rni_pl import norm
-from rni_pl.pruning.graph import ChannelGraph
+from rni_pl.pruning.dependency import DependencyGraph
 
 # Relative to the largest constant: what varies less is the same at every position.
 EXACT = 1e-4
+READERS = (_ConvNd, nn.Linear)
 
 
 @dataclass
@@ -37,16 +38,13 @@ class Absorbed:
 
 
 @torch.no_grad()
-def absorb_constants(
-    model: nn.Module,
-    pruned: nn.Module,
-    graph: ChannelGraph,
-    keep: Tensor,
-    example_inputs: tuple[Any, ...],
-) -> Absorbed:
-    """Change biases and running means of `pruned`, in place; `model` is left as it is."""
+def absorb_constants(pruned: nn.Module, graph: DependencyGraph, keep: Tensor) -> Absorbed:
+    """Change biases and running means of `pruned`, in place; the graph's network is left as it is.
+
+    `keep` says which dependency groups were kept, bool, shape (groups,).
+    """
     absorbed = Absorbed()
-    for name, emitted in _emissions(model, graph, keep, example_inputs).items():
+    for name, emitted in _emissions(graph, keep).items():
         emitted = emitted[keep[graph.layers[name].outputs]]
         if not bool(emitted.any()):
             continue
@@ -60,45 +58,43 @@ def absorb_constants(
     return absorbed
 
 
-def _emissions(
-    model: nn.Module, graph: ChannelGraph, keep: Tensor, inputs: tuple[Any, ...]
-) -> dict[str, Tensor]:
+def _emissions(graph: DependencyGraph, keep: Tensor) -> dict[str, Tensor]:
     """What removed channels, once their scale is 0, add to the layers that read them.
 
     Layer -> tensor of shape (output channels, positions of the whole batch, over all calls).
     """
-    silenced = copy.deepcopy(model).eval()
+    silenced = copy.deepcopy(graph.model).eval()
     for name in graph.scaled:
         norm.silence(silenced.get_submodule(name), ~keep[graph.layers[name].outputs])  # type: ignore[arg-type]
     found: dict[str, Tensor] = {}
     for name, layer in graph.layers.items():
         module = silenced.get_submodule(name)
-        if isinstance(module, nn.Conv2d | nn.Linear) and layer.inputs is not None:
+        if isinstance(module, READERS) and layer.inputs is not None:
             removed = ~keep[layer.inputs]
             if bool(removed.any()):
                 module.register_forward_pre_hook(_Reader(found, name, removed))
-    silenced(*inputs)
+    silenced(*graph.example.args, **graph.example.kwargs)
     return found
 
 
 class _Reader:
-    """Notes what a layer would make of the removed channels alone, its bias left out."""
+    """Notes what a layer would make of the removed channels only, its bias left out."""
 
     def __init__(self, found: dict[str, Tensor], name: str, removed: Tensor) -> None:
         self.found, self.name, self.removed = found, name, removed
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
-        dim = 1 if isinstance(module, nn.Conv2d) else x.ndim - 1
+        dim = x.ndim - 1 if isinstance(module, nn.Linear) else 1
         view = [-1 if d == dim else 1 for d in range(x.ndim)]
-        alone = x * self.removed.to(x.device).view(view)
-        made = module.forward(alone) - module.forward(torch.zeros_like(x))
+        removed = x * self.removed.to(x.device).view(view)
+        made = module.forward(removed) - module.forward(torch.zeros_like(x))
         here = made.movedim(dim, 0).flatten(1)
         before = self.found.get(self.name, here[:, :0])  # of an earlier call of the same layer
         self.found[self.name] = torch.cat([before, here], 1)
 
 
-def _fold(pruned: nn.Module, graph: ChannelGraph, name: str, constant: Tensor) -> str | None:
+def _fold(pruned: nn.Module, graph: DependencyGraph, name: str, constant: Tensor) -> str | None:
     """Add `constant`, shape (channels,), to what follows; why not, where there is no place."""
     layer = pruned.get_submodule(name)
     if isinstance(layer.bias, Tensor):

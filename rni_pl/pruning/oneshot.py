@@ -1,55 +1,17 @@
-"""One-shot pruning: trace, score, select, check, remove."""
+"""One-shot pruning: find dependencies, score, select, remove, verify."""
 
-import copy
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from rni_pl import norm
-from rni_pl.errors import PruningError
-from rni_pl.pruning import graph as graphs
-from rni_pl.pruning import surgery
+from rni_pl.copying import Parts
 from rni_pl.pruning.absorb import Absorbed, absorb_constants
-from rni_pl.pruning.numbering import map_tensors
-from rni_pl.pruning.plan import Plan, Request, make_plan, why_stays
-
-
-@dataclass
-class PruningReport:
-    """What was removed and what was not.
-
-    Attributes:
-        ratio: the share that was asked for, or ``"auto"``.
-        scope: ``"global"`` or ``"local"``.
-        target: what `ratio` is a share of.
-        kept: norm layer -> sorted indices of the channels it keeps, in forward order.
-        skipped: norm layer that was left whole -> the reason.
-        widths: norm layer in `kept` -> its number of channels before.
-        absorbed: what became of the constants that removed channels emit; None: nothing was done.
-        floored: whether `min_channels` or `round_to` had the layers keep more channels, all in all,
-            than their scores say, where `ratio` is a share of channels.
-    """
-
-    ratio: float | str
-    scope: str
-    target: str
-    kept: dict[str, list[int]]
-    skipped: dict[str, str]
-    widths: dict[str, int]
-    absorbed: Absorbed | None
-    floored: bool = False
-
-    @property
-    def channels_dense(self) -> int:
-        """Channels of the layers in `kept`, before."""
-        return sum(self.widths.values())
-
-    @property
-    def channels_pruned(self) -> int:
-        """Channels of the layers in `kept`, after."""
-        return sum(len(channels) for channels in self.kept.values())
+from rni_pl.pruning.dependency import DependencyGraph, trace
+from rni_pl.pruning.plan import Plan, PruningOptions, make_plan
+from rni_pl.pruning.report import PruningReport, report_of
+from rni_pl.pruning.surgery import Cut, remove
+from rni_pl.pruning.verify import fitting, verify_numbers
+from rni_pl.pruning.watch import Example
 
 
 def prune(
@@ -58,20 +20,24 @@ def prune(
     ratio: float | str,
     scope: str = "global",
     *,
+    example_kwargs: dict[str, Any] | None = None,
     coupled: bool = False,
     target: str = "channels",
     round_to: int = 1,
     min_channels: int = 3,
     absorb: bool = False,
+    verify: bool = True,
 ) -> tuple[nn.Module, PruningReport]:
     """Remove the channels whose scales are smallest.
 
     Args:
-        model: any network that `torch.fx` can trace; it is not touched.
-        example_inputs: one batch (or a tuple of the forward's arguments) on the model's device.
+        model: any network that torch can run; it is not touched.
+        example_inputs: one batch on the model's device. A tuple is the positional arguments of the
+            forward pass, anything else (a dictionary or a list of images, too) is one argument.
         ratio: the share to remove, in [0, 1), of what `target` names; ``"auto"`` cuts at the
             valley between the two modes of the scores.
         scope: ``"global"`` ranks the channels of all layers together, ``"local"`` each layer's.
+        example_kwargs: further arguments by name.
         coupled: also remove channels tied by residual additions, scored together.
         target: ``"channels"`` (of the prunable layers), ``"params"`` or ``"macs"`` (of the whole
             network; hit within 1 %, or the closest below that the network allows).
@@ -79,64 +45,42 @@ def prune(
             all. Where a norm layer holds some that have to stay, these come on top.
         min_channels: what every layer keeps at least (fewer if it has fewer).
         absorb: fold the constants that removed channels would still emit into what follows.
+        verify: compare the outputs on the example with those of the masked network.
 
     Returns:
         A smaller copy of the model, and a report.
 
     Raises:
         TypeError: `model` is no network.
-        PruningError: an argument is not allowed, the network cannot be traced, or nothing
-            in it can be pruned.
+        PruningError: an argument is not allowed, the network cannot be run on the example or be
+            copied, nothing in it can be pruned, or the pruned network computes something else.
 
     The pruned network computes what the given one does with the scales and biases of the removed
     channels at 0, wherever activations make 0 of 0. One that does not (sigmoid, ``clamp(min=1)``)
     makes a constant of a removed channel, which is gone, too, unless `absorb` folds it in.
     """
-    request = Request(ratio, scope, coupled, target, round_to, min_channels)
-    inputs = graphs.as_tuple(example_inputs)
-    graph = graphs.trace(model, inputs)
-    plan = make_plan(model, graph, request, inputs)
-    pruned = surgery.remove(model, graph.layers, plan.keep)
-    if not graph.complete:
-        _check_training(model, pruned, inputs)
-    absorbed = absorb_constants(model, pruned, graph, plan.keep, inputs) if absorb else None
-    return pruned, _report(model, graph, plan, request, absorbed)
+    options = PruningOptions(ratio, scope, coupled, target, round_to, min_channels)
+    graph = trace(model, Example.of(example_inputs, example_kwargs))
+    plan, cut, smaller = plan_that_fits(graph, options)
+    pruned = remove(graph.parts, cut)
+    if verify and cut.left:
+        verify_numbers(graph, plan.keep, pruned, smaller)
+    network = pruned.network
+    absorbed: Absorbed | None = absorb_constants(network, graph, plan.keep) if absorb else None
+    return network, report_of(graph, plan, options, network, absorbed)
 
 
-def _check_training(model: nn.Module, pruned: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Raise where the pruned network cannot run in training mode, while the given one can."""
-    pairs = map_tensors(inputs, lambda x: torch.cat([x, x]))  # BatchNorm needs two images
-    for network in (model, pruned):
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                copy.deepcopy(network).train()(*pairs)
-        except Exception as error:  # whatever its forward pass may raise
-            if network is model:
-                return
-            raise PruningError(
-                f"{type(model).__name__} has layers that run in training alone and that torch.fx "
-                "cannot trace; they would not fit the pruned network"
-            ) from error
+def plan_that_fits(graph: DependencyGraph, options: PruningOptions) -> tuple[Plan, Cut, Parts]:
+    """Select, run the network without what is left out, and keep what turns out not to fit.
 
+    The plan, what it leaves of each parameter, and the copy that was run.
 
-def _report(
-    model: nn.Module,
-    graph: graphs.ChannelGraph,
-    plan: Plan,
-    request: Request,
-    absorbed: Absorbed | None,
-) -> PruningReport:
-    kept, skipped, widths = {}, {}, {}
-    for name in graph.scaled:
-        units = graph.layers[name].outputs
-        if bool(plan.removable[units].any()):
-            kept[name] = plan.keep[units].nonzero().flatten().tolist()
-            widths[name] = len(units)
-        else:
-            skipped[name] = why_stays(graph, name)
-    reached = set(graph.scaled)
-    for name, _ in norm.scaled_norms(model):
-        if name not in reached:
-            skipped[name] = graph.why_unknown(name)
-    asked = request.ratio, request.scope, request.target
-    return PruningReport(*asked, kept, skipped, widths, absorbed, plan.floored)
+    Raises:
+        PruningError: see `make_plan`.
+    """
+    while True:
+        plan = make_plan(graph, options)
+        cut = Cut.of(graph, plan.keep)
+        smaller = fitting(graph, plan.keep, cut)
+        if smaller is not None:
+            return plan, cut, smaller

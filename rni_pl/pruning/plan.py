@@ -1,22 +1,21 @@
-"""What to remove: from scores and a request to a mask that is certain to fit."""
+"""What to remove: from scores and what the user asks for to a mask of dependency groups."""
 
 import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rni_pl.cost import macs_on, parameter_count
 from rni_pl.errors import PruningError
-from rni_pl.pruning import budget, scores, selection
-from rni_pl.pruning.cost import CostModel, macs_on, parameter_count
-from rni_pl.pruning.graph import ChannelGraph
-from rni_pl.pruning.valley import MAX_DEPTH, find_valley
+from rni_pl.pruning import importance, selection
+from rni_pl.pruning.dependency import DependencyGraph
+from rni_pl.valley import MAX_DEPTH, find_valley
 
 
 @dataclass(frozen=True)
-class Request:
+class PruningOptions:
     """What the user asks for; see `rni_pl.pruning.prune`."""
 
     ratio: float | str
@@ -34,7 +33,7 @@ class Request:
                 f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1, or auto"
             )
         _one_of("scope", self.scope, selection.SCOPES)
-        _one_of("target", self.target, budget.TARGETS)
+        _one_of("target", self.target, selection.TARGETS)
         if ratio == "auto" and self.scope != "global":
             raise PruningError(
                 f"prune.ratio=auto with prune.scope={self.scope} is not allowed: it cuts all "
@@ -56,95 +55,81 @@ class Request:
 
 @dataclass
 class Plan:
-    """Masks over units: those that may go, and those that are kept.
+    """Masks over dependency groups: those that may go, and those that are kept.
 
-    `floored` says whether the layers keep more than their scores say, see `PruningReport`.
+    `limited` says whether the layers keep more than their scores say, see `PruningReport`.
     """
 
     removable: Tensor
     keep: Tensor
-    floored: bool = False
+    limited: bool = False
 
 
-def make_plan(
-    model: nn.Module, graph: ChannelGraph, request: Request, inputs: tuple[Any, ...]
-) -> Plan:
-    """Select, try the selection on the graph, and keep what turns out not to fit, until all fits.
-
-    `inputs` are the arguments of an example, for counting multiply-accumulates.
+def make_plan(graph: DependencyGraph, options: PruningOptions) -> Plan:
+    """Rank what may go, and select.
 
     Raises:
         PruningError: nothing can be pruned, the ratio leaves too little, or no valley is there.
     """
-    by_layer = scores.channel_scores(model, graph.scaled)
-    removable = removable_units(graph, request.coupled)
-    while True:
-        candidates = scores.candidates(graph, by_layer, removable)
-        if not len(candidates.units):
-            raise PruningError(
-                f"nothing to prune in {type(model).__name__}: {why_nothing(model, graph)}"
-            )
-        selector = _Selector(model, graph, candidates, request, inputs)
-        keep = selector.select()
-        unfit = graph.unfit(keep)
-        if unfit is None:
-            return Plan(removable, keep, selector.is_floored(keep))
-        units, why = unfit  # these have to stay; what else goes is decided anew
-        removable[units] = False
-        graph.reasons.update(dict.fromkeys(units.tolist(), why))
+    by_layer = importance.channel_scores(graph.model, graph.scaled)
+    removable = removable_groups(graph, options.coupled)
+    candidates = importance.candidates(graph, by_layer, removable)
+    if not len(candidates.groups):
+        raise PruningError(
+            f"nothing to prune in {type(graph.model).__name__}: {why_nothing(graph)}"
+        )
+    selector = _Selector(graph, candidates, options)
+    keep = selector.select()
+    return Plan(removable, keep, selector.is_limited(keep))
 
 
 class _Selector:
-    """A request applied to the candidates of a graph."""
+    """A user's options applied to the candidates of a graph."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        graph: ChannelGraph,
-        candidates: scores.Candidates,
-        request: Request,
-        inputs: tuple[Any, ...],
+        self, graph: DependencyGraph, candidates: importance.Candidates, options: PruningOptions
     ) -> None:
-        self.model, self.graph, self.candidates = model, graph, candidates
-        self.request, self.inputs = request, inputs
-        self.groups = selection.groups_of(candidates)
+        self.graph, self.candidates, self.options = graph, candidates, options
+        self.layers = selection.ranked(candidates)
 
     def select(self) -> Tensor:
-        """Mask of the units to keep, shape (graph.size,)."""
-        ratio = self.request.ratio
+        """Mask of the groups to keep, shape (graph.size,)."""
+        ratio = self.options.ratio
         if ratio == 0:
-            return torch.ones(self.graph.size, dtype=torch.bool)
+            return torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
         if isinstance(ratio, str):
-            return self._above([self._valley()] * len(self.groups))
-        by_channels = self.request.target == "channels"
+            return self._above([self._valley()] * len(self.layers))
+        by_channels = self.options.target == "channels"
         if by_channels:
             selection.check_enough_left(self.candidates, ratio)
-        if by_channels and self.request.round_to == 1:
+        if by_channels and self.options.round_to == 1:
             keep = self._cut(ratio)  # the paper's rule, to the letter
             self._warn_of_ties(keep, ratio)
             return keep
         steps = int(self.candidates.channels.sum())
-        return budget.cut_to_budget(self._cut, self._removed(), ratio, steps)
+        return selection.cut_to_budget(self._cut, self._removed(), ratio, steps)
 
-    def is_floored(self, keep: Tensor) -> bool:
+    def is_limited(self, keep: Tensor) -> bool:
         """Whether scores alone would keep less, where the ratio is one of channels."""
-        request = self.request
-        if isinstance(request.ratio, str) or not request.ratio or request.target != "channels":
+        options = self.options
+        if isinstance(options.ratio, str) or not options.ratio or options.target != "channels":
             return False
-        found, groups = self.candidates, self.groups
-        limits = selection.thresholds(found, groups, request.ratio, request.scope)
-        bare = selection.keep_above(found, groups, limits, selection.Floor(min_channels=0))
-        return int(bare.sum()) < int(keep[found.units].sum())
+        found = self.candidates
+        limits = selection.thresholds(found, self.layers, options.ratio, options.scope)
+        above = (
+            found.scores > torch.tensor(limits, dtype=torch.double, device="cpu")[found.layer_set]
+        )
+        return int(above.sum()) < int(keep[found.groups].sum())
 
     def _warn_of_ties(self, keep: Tensor, ratio: float) -> None:
         """Warn where many channels share the score at the quantile: all of them go, or none."""
         removed, scores = self._removed()(keep), self.candidates.scores
         if abs(removed - ratio) <= 0.05:
             return
-        limits = selection.thresholds(self.candidates, self.groups, ratio, self.request.scope)
+        limits = selection.thresholds(self.candidates, self.layers, ratio, self.options.scope)
         alike = max(
-            int((scores[group.places] == limit).sum())
-            for group, limit in zip(self.groups, limits, strict=True)
+            int((scores[layer.places] == limit).sum())
+            for layer, limit in zip(self.layers, limits, strict=True)
         )
         if alike > 1:
             warnings.warn(
@@ -155,15 +140,15 @@ class _Selector:
 
     def _cut(self, ratio: float) -> Tensor:
         if ratio == 0:
-            return torch.ones(self.graph.size, dtype=torch.bool)
-        scope = self.request.scope
-        limits = selection.thresholds(self.candidates, self.groups, ratio, scope)
+            return torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
+        scope = self.options.scope
+        limits = selection.thresholds(self.candidates, self.layers, ratio, scope)
         return self._above(limits)
 
     def _above(self, limits: list[float]) -> Tensor:
-        keep = torch.ones(self.graph.size, dtype=torch.bool)
-        keep[self.candidates.units] = selection.keep_above(
-            self.candidates, self.groups, limits, self.request.floor
+        keep = torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
+        keep[self.candidates.groups] = selection.keep_above(
+            self.candidates, self.layers, limits, self.options.floor
         )
         return keep
 
@@ -179,49 +164,49 @@ class _Selector:
             )
         return found.score
 
-    def _removed(self) -> "budget.Removed":
-        everything = torch.ones(self.graph.size, dtype=torch.bool)
-        if self.request.target == "channels":
-            units, channels = self.candidates.units, self.candidates.channels
-            return lambda keep: float((~keep[units] * channels).sum() / channels.sum())
-        costs = CostModel(self.model, self.graph)
-        if self.request.target == "params":
-            dense, total = costs.params(everything), parameter_count(self.model)
+    def _removed(self) -> selection.Removed:
+        everything = torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
+        if self.options.target == "channels":
+            groups, channels = self.candidates.groups, self.candidates.channels
+            return lambda keep: float((~keep[groups] * channels).sum() / channels.sum())
+        costs = selection.Costs(self.graph)
+        if self.options.target == "params":
+            dense, total = costs.params(everything), parameter_count(self.graph.model)
             return lambda keep: (dense - costs.params(keep)) / total
-        dense, total = costs.macs(everything), macs_on(self.model, self.inputs)
+        dense, total = (
+            costs.macs(everything),
+            macs_on(self.graph.model, self.graph.example.args, self.graph.example.kwargs),
+        )
         return lambda keep: (dense - costs.macs(keep)) / total
 
 
-def removable_units(graph: ChannelGraph, coupled: bool) -> Tensor:
-    """Units that need not stay; with `coupled`, those tied by residual additions among them."""
-    removable = torch.ones(graph.size, dtype=torch.bool)
-    removable[torch.tensor([0, *graph.reasons])] = False
+def removable_groups(graph: DependencyGraph, coupled: bool) -> Tensor:
+    """Groups that need not stay; with `coupled`, those tied by residual additions among them."""
+    removable = torch.ones(graph.size, dtype=torch.bool, device="cpu")
+    removable[torch.tensor([0, *graph.reasons], device="cpu")] = False
     if not coupled:
-        removable[torch.tensor(list(graph.coupled), dtype=torch.long)] = False
+        removable[torch.tensor(list(graph.coupled), dtype=torch.long, device="cpu")] = False
     return removable
 
 
-def why_stays(graph: ChannelGraph, layer: str) -> str:
+def why_stays(graph: DependencyGraph, layer: str) -> str:
     """Why the channels of a norm layer have to stay."""
-    unit = int(graph.layers[layer].outputs[0])
-    if unit == 0:
+    group = int(graph.layers[layer].outputs[0])
+    if group == 0:
         return graph.why_fixed(layer)
-    if unit in graph.reasons:
-        return graph.reasons[unit]
-    return f"tied by a residual connection ({graph.coupled[unit]})"
+    if group in graph.reasons:
+        return graph.reasons[group]
+    return f"tied by a residual connection: {graph.coupled[group]}"
 
 
-def why_nothing(model: nn.Module, graph: ChannelGraph) -> str:
-    """Why no unit can go."""
+def why_nothing(graph: DependencyGraph) -> str:
+    """Why no group can go."""
     if not graph.scaled:
-        synced = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-        hint = "; it has SyncBatchNorm: prune it before it is converted" if synced else ""
-        return f"it has no BatchNorm2d with scales{hint}"
+        return "it has no BatchNorm with scales"
     first = graph.scaled[0]
-    unit = int(graph.layers[first].outputs[0])
-    hint = (
-        "" if unit in graph.reasons or unit not in graph.coupled else "; coupled=true prunes these"
-    )
+    group = int(graph.layers[first].outputs[0])
+    tied = group in graph.coupled and group not in graph.reasons
+    hint = "; coupled=true prunes these" if tied else ""
     return f"{first}: {why_stays(graph, first)}{hint}"
 
 

@@ -11,10 +11,10 @@ import torch
 from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError, ConfigError
 from rni_pl.files import BEST, read_json
-from rni_pl.pruning.valley import Valley, find_valley
 from rni_pl.report.collect import Problem, Run
 from rni_pl.report.settings import Variant
 from rni_pl.report.tables import Table
+from rni_pl.valley import Valley, find_valley
 
 KEPT = "importances.json"  # layer -> importances, where a run was stored without checkpoints
 SMALLEST = 1e-6  # smaller importances share the first bin

@@ -19,7 +19,7 @@ from rni_pl.data import ClassificationData
 from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
 from rni_pl.files import BEFORE, ORIGIN, read_json, write_json, write_whole
-from rni_pl.pruning import budget, prune
+from rni_pl.pruning import prune, selection
 from rni_pl.stages import inheriting, rundir, runs
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.resume import has_same_weights, last_checkpoint
@@ -106,7 +106,7 @@ def _pruning(config: DictConfig, classifier: Classifier) -> OneShotPruning:
     options["scope"] = options["scope"] or classifier.spec.scope
     pruning = OneShotPruning(**options)
     example = torch.zeros(1, *classifier.spec.image_shape)
-    prune(classifier.model, example, **vars(pruning.request))
+    prune(classifier.model, example, **vars(pruning.options))
     return pruning
 
 
@@ -124,7 +124,7 @@ def _prune(
     pruned = Figures.of(classifier, runs.test(trainer, classifier, data))
     assert pruning.report is not None
     summary = of_pruning(classifier.spec, pruning.report, dense, pruned)
-    _warn_if_missed(summary, pruning.report.floored)
+    _warn_if_missed(summary, pruning.report.limited)
     if config.prune.latency and trainer.is_global_zero:
         summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
     return summary
@@ -146,26 +146,26 @@ def _dense_accuracy(
     return shared("dense accuracy", key, measure)
 
 
-def _warn_if_missed(summary: dict[str, Any], floored: bool) -> None:
+def _warn_if_missed(summary: dict[str, Any], limited: bool) -> None:
     """Say so where another share is removed than was asked for, and why."""
     if summary["ratio"] == "auto":
         return
     target = summary["target"]
     removed = 1 - summary[f"{target}_pruned"] / summary[f"{target}_dense"]
-    if abs(removed - summary["ratio"]) > budget.TOLERANCE:
+    if abs(removed - summary["ratio"]) > selection.TOLERANCE:
         rank_zero_warn(
             f"prune.ratio={summary['ratio']} of {target} was asked for, {removed:.3f} is removed: "
-            + _why_missed(target, removed > summary["ratio"], floored)
+            + _why_missed(target, removed > summary["ratio"], limited)
         )
 
 
-def _why_missed(target: str, is_more: bool, floored: bool) -> str:
+def _why_missed(target: str, is_more: bool, limited: bool) -> str:
     if target != "channels":
         return (
             "the floors (prune.min_channels, prune.round_to), equal scores or the network allow no "
             "closer"
         )
-    if floored and not is_more:
+    if limited and not is_more:
         return "the floors (prune.min_channels, prune.round_to) have layers keep more"
     return (
         "of the channels that can go, all go that score at or below the quantile, and no others "

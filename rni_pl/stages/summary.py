@@ -12,9 +12,9 @@ from torch import nn
 
 from rni_pl.callbacks.history import Record
 from rni_pl.classifier import Classifier
+from rni_pl.cost import macs, parameter_count
 from rni_pl.progress import busy
 from rni_pl.pruning import PruningReport
-from rni_pl.pruning.cost import macs, parameter_count
 from rni_pl.spec import ModelSpec
 
 

@@ -17,8 +17,9 @@ from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, PruningError, RniError, first_line
 from rni_pl.norm import NAMES, norm_kind, scaled_norms
 from rni_pl.penalties import Regulariser
-from rni_pl.pruning.graph import trace
-from rni_pl.pruning.plan import Request, make_plan
+from rni_pl.pruning.dependency import trace
+from rni_pl.pruning.oneshot import plan_that_fits
+from rni_pl.pruning.plan import PruningOptions
 from rni_pl.spec import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.stages import rundir, runs
 from rni_pl.stages.outcome import Outcome
@@ -72,12 +73,12 @@ def _starting(spec: ModelSpec, init: str | None) -> nn.Module:
 
 def _loaded(model: nn.Module, spec: ModelSpec, init: str) -> nn.Module:
     """The weights of a file in `model`, or in one with SigBN if that is what the file has."""
-    state = read_state(init)
-    if has_sigbn(state, model):
+    states = read_state(init)
+    if has_sigbn(states, model):
         if spec.norm == "bn":
             raise ConfigError(f"init={init} has SigBN scales, and method={spec.method} BatchNorm's")
         model = build(spec)
-    load_state(model, state, init)
+    load_state(model, states, init)
     return model
 
 
@@ -106,7 +107,7 @@ def new_classifier(
     model = _starting(spec, config.init) if warm else build(spec)
     check_output(model, spec)
     if not any(scaled_norms(model)):
-        raise ConfigError(f"arch={spec.arch_name} has no BatchNorm2d whose scales could be ranked")
+        raise ConfigError(f"arch={spec.arch_name} has no BatchNorm whose scales could be ranked")
     if norm_kind(model) != spec.norm:
         raise ConfigError(
             f"method={spec.method} is for {NAMES[spec.norm]}, arch={spec.arch_name} brings "
@@ -125,7 +126,7 @@ def _warn_if_unprunable(model: nn.Module, spec: ModelSpec) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             graph = trace(model, image)
-            make_plan(model, graph, Request(0.0, coupled=True), (image,))
+            plan_that_fits(graph, PruningOptions(0.5, coupled=True))
     except PruningError as error:
         rank_zero_warn(
             f"arch={spec.arch_name} can be trained, but not pruned as it is: {first_line(error)}"

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from rni_pl.pruning.modes import evaluating
+from rni_pl.modes import evaluating
 
 
 @torch.no_grad()
