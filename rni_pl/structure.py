@@ -52,7 +52,15 @@ def resize(model: nn.Module, structure: Mapping[str, Mapping[str, Any]]) -> nn.M
             raise PruningError(f"layer {name!r} cannot have the sizes {values!r}")
         for key, value in values.items():
             _resize(name, module, key, value)
+        _check_groups(name, module)
     return model
+
+
+def _check_groups(name: str, module: nn.Module) -> None:
+    groups, sizes = vars(module).get("groups"), vars(module)
+    widths = [sizes[key] for key in ("in_channels", "out_channels") if key in sizes]
+    if type(groups) is int and (groups < 1 or any(width % groups for width in widths)):
+        raise PruningError(f"layer {name!r} cannot have groups={groups} with {widths} channels")
 
 
 def _resize(name: str, module: nn.Module, key: str, value: Any) -> None:

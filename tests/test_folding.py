@@ -18,7 +18,7 @@ from rni_pl.export.aligning import align
 from rni_pl.export.folding import fold
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning import prune
-from rni_pl.pruning.dependency import trace
+from rni_pl.pruning.trace import trace
 
 OURS = ["vgg16", "resnet20"]
 

@@ -18,7 +18,7 @@ from rni_pl.export.aligning import align
 from rni_pl.export.folding import fold
 from rni_pl.export.formats import FORMATS, Run, program_of
 from rni_pl.progress import busy
-from rni_pl.pruning.dependency import trace
+from rni_pl.pruning.trace import trace
 from rni_pl.spec import ModelSpec
 
 TOLERANCE = 1e-4  # largest difference from the checkpoint's logits, against their size from 1 on

@@ -11,8 +11,9 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from rni_pl.copying import Parts
 from rni_pl.norm import after_norm, scale
-from rni_pl.pruning.dependency import DependencyGraph, trace
+from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.surgery import Cut, remove
+from rni_pl.pruning.trace import trace
 
 
 @torch.no_grad()

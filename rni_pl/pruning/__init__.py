@@ -1,8 +1,8 @@
 """The pruning engine: propagate ids of channels, score, select, remove, verify.
 
-Plain PyTorch. Reads in the order `ids`, `ops`, `channels`, `propagate` with the op rules in
-`layers`, `elementwise` and `moves`, `dependency`, then `importance`, `selection`, `plan`,
-`surgery`, `oneshot` (with `absorb` and `report`).
+Plain PyTorch. Reads in the order `ids`, `ops`, `channels`, then the op rules in `rules`, `layers`
+and `moves` (with `shapes`), `propagate`, `watch`, `dependency` and `trace`, then `importance`,
+`selection`, `plan`, `surgery`, `verify`, `oneshot` (with `absorb` and `report`).
 """
 
 from rni_pl.pruning.oneshot import prune

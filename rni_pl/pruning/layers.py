@@ -5,7 +5,6 @@ the label of each result.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,11 +12,9 @@ from torch import Tensor
 
 from rni_pl.pruning.channels import Labels
 from rni_pl.pruning.ids import NO_IDS, Axis, Label, Unclear, zeros
-from rni_pl.pruning.ops import SHAPES, Misfit, Op, rule
+from rni_pl.pruning.ops import Misfit, Op, rule
 from rni_pl.pruning.rules import meet
-
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+from rni_pl.pruning.shapes import CONVOLUTIONS, TRANSPOSED
 
 
 @rule(*CONVOLUTIONS, *TRANSPOSED, "deform_conv2d", sized=True)
@@ -277,65 +274,3 @@ def _counted(labels: Labels, terms: list[Any], out: list[str]) -> Label:
     made = meet(labels, terms, out)
     labels.note_layer(None, zeros(1))
     return made
-
-
-# Results on tensors without content, where torch's own way to them takes long.
-
-
-def _conv_shape(op: Op) -> Tensor:
-    x, weight, n = op.args[0], op.args[1], op.args[1].ndim - 2
-    if x.ndim not in (n + 1, n + 2) or x.size(-n - 1) != weight.size(1) * op.get("groups"):
-        raise RuntimeError(f"weight of size {list(weight.shape)} does not fit {list(x.shape)}")
-    padding, sizes = op.get("padding"), list(x.shape[-n:])
-    if padding != "same":
-        pads = [0] * n if padding == "valid" else _each(padding, n)
-        strides, dilations = _each(op.get("stride"), n), _each(op.get("dilation"), n)
-        for d, (pad, stride, dilation) in enumerate(zip(pads, strides, dilations, strict=True)):
-            reach = dilation * (weight.size(d + 2) - 1)
-            sizes[d] = (sizes[d] + 2 * pad - reach - 1) // stride + 1
-    if min(sizes) <= 0:
-        raise RuntimeError(f"the kernel is larger than what it is given, {list(x.shape)}")
-    return _empty(x, [*x.shape[: x.ndim - n - 1], weight.size(0), *sizes])
-
-
-def _empty(x: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.empty(shape, dtype=x.dtype, device="meta")
-
-
-def _each(value: Any, n: int) -> list[int]:
-    values = [value] if isinstance(value, int) else list(value)
-    return values * n if len(values) == 1 else values
-
-
-def _linear_shape(op: Op) -> Tensor:
-    x, weight = op.args[0], op.args[1]
-    if weight.ndim != 2 or x.size(-1) != weight.size(1):
-        raise RuntimeError(f"weight of size {list(weight.shape)} does not fit {list(x.shape)}")
-    return _empty(x, [*x.shape[:-1], weight.size(0)])
-
-
-def _like_input(op: Op) -> Tensor:
-    x = op.args[0]
-    if any(parameter.numel() != x.size(1) for parameter in op.tensors[1:]):
-        raise RuntimeError(f"{op.name} of {op.tensors[1].numel()} is given {list(x.shape)}")
-    if op.name == "group_norm" and x.size(1) % op.args[1]:
-        raise RuntimeError(f"{x.size(1)} channels in {op.args[1]} groups")
-    return _empty(x, x.shape)
-
-
-def _attention_shape(op: Op) -> Tensor:
-    query, value = op.args[0], op.args[2]
-    return _empty(query, [*query.shape[:-1], value.size(-1)])
-
-
-def _layer_norm_shape(op: Op) -> Tensor:
-    x, shape = op.args[0], list(op.args[1])
-    if list(x.shape[x.ndim - len(shape) :]) != shape:
-        raise RuntimeError(f"layer_norm of {shape} is given {list(x.shape)}")
-    return _empty(x, x.shape)
-
-
-SHAPES.update(dict.fromkeys(CONVOLUTIONS, _conv_shape))
-SHAPES.update(dict.fromkeys(("batch_norm", "instance_norm", "group_norm"), _like_input))
-SHAPES.update({"linear": _linear_shape, "layer_norm": _layer_norm_shape})
-SHAPES.update({"scaled_dot_product_attention": _attention_shape})

@@ -11,20 +11,19 @@ from torch import Tensor
 
 from rni_pl.pruning.channels import Labels
 from rni_pl.pruning.ids import Axis, Label, Unclear, collapse, constant_along, gathered, zeros
-from rni_pl.pruning.ops import SHAPES, Op, rule
+from rni_pl.pruning.ops import Op, rule
 from rni_pl.pruning.rules import elementwise, meet
+from rni_pl.pruning.shapes import dims_of, positions_of
 
 SUMS = ("sum", "linalg_vector_norm", "norm", "nansum")  # they do without channels that are 0
 DIGITS = "0123456789"
 
 
 @rule(
-    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim", "t",
-    "squeeze", "unsqueeze", "expand", "expand_as", "view_as", "reshape_as", "unbind", "narrow",
-    "select", "slice", "flip", "roll", "repeat", "repeat_interleave", "unfold", "_unsafe_view",
-    "_reshape_alias", "diagonal", "tile", "rot90", "numpy_T", "mT", "swapdims", "moveaxis",
-    "chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split",
-    sized=True,
+    "view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "t", "squeeze",
+    "unsqueeze", "expand", "unbind", "narrow", "select", "slice", "flip", "roll", "repeat",
+    "repeat_interleave", "unfold", "_unsafe_view", "_reshape_alias", "diagonal", "rot90", "chunk",
+    "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", sized=True,
 )  # fmt: skip
 def move(labels: Labels, op: Op) -> list[Label]:
     """The ids move as the elements do."""
@@ -67,9 +66,6 @@ def _moved(op: Op, ids: Tensor) -> Any:
     """The operation on ids, which need not lie in memory as the tensor does."""
     if op.name in ("view", "_unsafe_view", "_reshape_alias"):
         return ids.reshape(op.args[1])
-    if op.name in ("view_as", "reshape_as", "expand_as"):
-        shape = op.args[1].shape
-        return ids.expand(shape) if op.name == "expand_as" else ids.reshape(shape)
     return op.func(ids, *op.args[1:], **op.kwargs)
 
 
@@ -109,26 +105,18 @@ def reduction(labels: Labels, op: Op) -> list[Label]:
     if len(op.tensors) > 1:  # the larger of two, for one
         return elementwise(labels, op)
     x = op.args[0]
-    label, (dims, keepdim) = labels.label(x) or Label(), _dims(op, x)
+    label, (dims, keepdim) = labels.label(x) or Label(), dims_of(op, x)
     sums = op.name in SUMS and not label.constant
     if label.full is not None:
         made = label.like(*gathered(_reduced(labels, label.full, dims, keepdim, sums)))
     else:
-        letters = [("c" if sums else "C") + DIGITS[d] for d in range(x.ndim)]
-        letters = [c if d in dims else DIGITS[d] for d, c in enumerate(letters)]
+        lead = "c" if sums else "C"
+        letters = [lead + DIGITS[d] if d in dims else DIGITS[d] for d in range(x.ndim)]
         out = ["-" if d in dims else c for d, c in enumerate(letters) if keepdim or d not in dims]
         made = meet(labels, [(x, letters)], out)
     made.name = label.name
     made.constant = label.constant or op.name == "logsumexp"
     return [made if i == 0 else made.same() for i in range(len(op.outputs))]
-
-
-def _dims(op: Op, x: Tensor) -> tuple[list[int], bool]:
-    dim = op.get("dim")
-    if dim is None or dim == []:
-        return list(range(x.ndim)), False
-    dims = [dim] if isinstance(dim, int) else list(dim)
-    return [d % x.ndim for d in dims], bool(op.get("keepdim"))
 
 
 def _reduced(labels: Labels, full: Tensor, dims: list[int], keepdim: bool, sums: bool) -> Tensor:
@@ -165,12 +153,6 @@ def along_dimension(labels: Labels, op: Op) -> list[Label]:
     return [made, *(made.same() for _ in op.outputs[1:])]
 
 
-def _rank(op: Op) -> int:
-    """How many of the last dimensions are positions."""
-    digits = [c for c, after in zip(op.name, op.name[1:], strict=False) if after == "d"]
-    return next((int(c) for c in digits if c.isdigit()), op.args[0].ndim - 2)
-
-
 @rule(
     *(f"{kind}{n}d" for n in (1, 2, 3) for kind in (
         "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample_nearest",
@@ -183,7 +165,7 @@ def _rank(op: Op) -> int:
 )  # fmt: skip
 def spatial(labels: Labels, op: Op) -> list[Label]:
     """Pooling and resizing work on the last dimensions, within each channel."""
-    x, rank = op.args[0], _rank(op)
+    x, rank = op.args[0], positions_of(op)
     letters = [*DIGITS[: x.ndim - rank], *"." * rank]
     others = op.tensors[1:] if op.name.startswith("max_unpool") else []
     label = labels.label(x) or Label()
@@ -221,7 +203,7 @@ def _padded(labels: Labels, ids: Tensor, front: int, back: int, value: float) ->
         return torch.nn.functional.pad(ids, (front, back))
     new = labels.new(front + back)
     labels.note_layer(None, new)
-    new = -new if value else new  # zero, as a channel with scale 0 would be
+    new = -new if value else new
     return torch.cat([new[:front], ids, new[front:]])
 
 
@@ -247,8 +229,7 @@ def shuffle(labels: Labels, op: Op) -> Label:
 @rule("roi_align", "roi_pool")
 def pool_regions(labels: Labels, op: Op) -> Label:
     """Pools within each channel, at places that no channels choose."""
-    x, boxes = op.args[:2]
-    return meet(labels, [(x, ".c.."), (boxes, "..")], "nc..")
+    return meet(labels, [(op.args[0], ".c.."), (op.args[1], "..")], "nc..")
 
 
 @rule("index", "index_select", "gather", "take_along_dim", sized=True)
@@ -315,21 +296,5 @@ def like(labels: Labels, op: Op) -> Label:
 
 @rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", sized=True)
 def new(labels: Labels, op: Op) -> Label:
-    """A new tensor of the kind of another, of which it has no channels."""
+    """A new tensor of another's kind, without its channels."""
     return Label()
-
-
-def _mean_shape(op: Op) -> Tensor:
-    x, (dims, keepdim) = op.args[0], _dims(op, op.args[0])
-    shape = [1 if d in dims else size for d, size in enumerate(x.shape) if keepdim or d not in dims]
-    return x.new_empty(shape)
-
-
-def _adaptive_shape(op: Op) -> Tensor:
-    x, size, rank = op.args[0], op.args[1], _rank(op)
-    sizes = [size] * rank if isinstance(size, int) else list(size) * (rank // len(size))
-    return x.new_empty([*x.shape[:-rank], *sizes])
-
-
-SHAPES["mean"] = _mean_shape
-SHAPES.update({f"adaptive_avg_pool{n}d": _adaptive_shape for n in (1, 2, 3)})

@@ -6,10 +6,11 @@ from torch import nn
 
 from rni_pl.copying import Parts
 from rni_pl.pruning.absorb import Absorbed, absorb_constants
-from rni_pl.pruning.dependency import DependencyGraph, trace
+from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.plan import Plan, PruningOptions, make_plan
 from rni_pl.pruning.report import PruningReport, report_of
 from rni_pl.pruning.surgery import Cut, remove
+from rni_pl.pruning.trace import trace
 from rni_pl.pruning.verify import fitting, verify_numbers
 from rni_pl.pruning.watch import Example
 

@@ -6,7 +6,7 @@ matters what the operation makes of a channel that is 0. That is listed nowhere:
 single numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from rni_pl.pruning.channels import Labels
 from rni_pl.pruning.ids import Axis, Label, Unclear, collapse, constant_along, gathered
-from rni_pl.pruning.ops import SHAPES, Op, rule
+from rni_pl.pruning.ops import Op, rule
+from rni_pl.pruning.shapes import carried_out
 
 Terms = Sequence[tuple[Tensor | None, Sequence[str]]]
 
@@ -271,42 +272,7 @@ def _try(op: Op, pattern: tuple[bool, ...], silent: float, number: float) -> boo
         return torch.full((1,) * x.ndim, value, dtype=dtype, device="cpu")
 
     try:
-        made = _carried_out(op, stand_in)
+        made = carried_out(op, stand_in)
         return bool(((made[0] if isinstance(made, list | tuple) else made) == 0).all())
     except (RuntimeError, TypeError, ValueError):  # it does not work on single numbers
         return False
-
-
-def _carried_out(op: Op, instead: Callable[[Tensor], Tensor]) -> Any:
-    """The result on other tensors, on the CPU."""
-
-    def mapped(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return instead(value)
-        if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
-            return [mapped(v) for v in value]
-        return torch.device("cpu") if isinstance(value, torch.device) else value
-
-    return op.func(*map(mapped, op.args), **{key: mapped(v) for key, v in op.kwargs.items()})
-
-
-_DTYPES: dict[Any, torch.dtype] = {}
-
-
-def _elementwise_shape(op: Op) -> Tensor:
-    """An empty result of an operation on tensors without content, broadcast."""
-    shape = op.tensors[0].shape
-    if any(x.shape != shape for x in op.tensors[1:]):
-        shape = torch.broadcast_shapes(*(x.shape for x in op.tensors))
-    if op.func._schema.is_mutable:
-        if shape != op.args[0].shape:
-            raise RuntimeError(f"{list(op.args[0].shape)} cannot hold {list(shape)}")
-        return op.args[0]
-    key = (id(op.func), tuple((x.dtype, x.ndim > 0) for x in op.tensors), repr(op.settings))
-    if key not in _DTYPES:
-        made = _carried_out(op, lambda x: torch.ones((1,) * x.ndim, dtype=x.dtype, device="cpu"))
-        _DTYPES[key] = made.dtype
-    return torch.empty(shape, dtype=_DTYPES[key], device="meta")
-
-
-SHAPES["elementwise"] = _elementwise_shape

@@ -5,7 +5,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -147,9 +147,12 @@ def asks_for_mode(modules: Iterable[nn.Module]) -> bool:
     kinds, functions = set(), []
     for module in modules:
         kinds.add(type(module))
-        for value in vars(module).values():  # hooks, and functions that a module calls
-            held = value.values() if isinstance(value, dict) else [value]
-            functions += [getattr(each, "__func__", each) for each in held]
+        for key, value in vars(module).items():  # hooks, and functions that a module calls
+            if key in ("_forward_hooks", "_forward_pre_hooks"):
+                functions += list(value.values())
+            elif type(value) in (FunctionType, MethodType):
+                functions.append(value)
+    functions = [getattr(each, "__func__", each) for each in functions]
     return any(map(_kind_asks, kinds)) or any(
         _asks(each, set()) for each in functions if isinstance(each, FunctionType)
     )
