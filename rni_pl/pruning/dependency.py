@@ -52,6 +52,7 @@ class DependencyGraph:
     twin: Parts | None = None
     training_example: Example | None = None
     has_more: bool = False
+    _groups: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def model(self) -> nn.Module:
@@ -61,6 +62,7 @@ class DependencyGraph:
     def resolve(self) -> None:
         """Number the groups, from 1 in the order in which they appear."""
         channels = self.channels
+        self._groups.clear()
         roots, self.group_of = torch.unique(channels.union.roots(), return_inverse=True)
         self.size = len(roots)
         self.layers = {
@@ -82,10 +84,20 @@ class DependencyGraph:
         return found
 
     def parameters(self) -> Iterator[tuple[str, dict[int, Tensor]]]:
-        """Every parameter and buffer that holds channels, and the groups along its dimensions."""
+        """Every parameter and buffer that holds channels, and the groups along its dimensions.
+
+        Those that hold the same channels are given the same tensor.
+        """
         for name, label in self.channels.parameters.items():
-            ids = {d: axis.ids for d, axis in label.axes.items() if axis.ids is not None}
-            yield name, {d: self.group_of[each] for d, each in ids.items()}
+            found: dict[int, Tensor] = {}
+            for d, axis in label.axes.items():
+                if axis.ids is None:
+                    continue
+                key = id(axis.ids)
+                if key not in self._groups:
+                    self._groups[key] = axis.ids, self.group_of[axis.ids]
+                found[d] = self._groups[key][1]
+            yield name, found
 
     def fix(self, ids: Tensor, why: str) -> bool:
         """Keep channels for good; whether any of them could have gone before."""

@@ -24,23 +24,27 @@ Masks = dict[int, Tensor]  # dimension -> which of its elements stay, bool
 
 @dataclass
 class Cut:
-    """What is left of a network: of parameters and buffers that lose something, and of sizes."""
+    """What is left of a network: of parameters and buffers that lose something, and of sizes.
+
+    `places` has the indices of masks that were needed already.
+    """
 
     left: dict[str, Masks] = field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, graph: DependencyGraph, keep: Tensor) -> "Cut":
         """`keep` says which dependency groups stay, bool, shape (groups,)."""
         cut, layers = cls(), dict[str, dict[str, Masks]]()
-        held = list(graph.parameters())
-        flat = [groups for _, axes in held for groups in axes.values()]
-        masks = iter(keep[torch.cat(flat)].split([len(each) for each in flat]))
-        for name, axes in held:
-            mine = {d: next(masks) for d in axes}
-            if not all(bool(mask.all()) for mask in mine.values()):
-                cut.left[name] = mine
-                layers.setdefault(layer_of(name), {}).setdefault(_role(name), mine)
+        masks: dict[int, tuple[Tensor, bool]] = {}  # most parameters hold what others hold
+        for name, axes in graph.parameters():
+            for groups in axes.values():
+                if id(groups) not in masks:
+                    masks[id(groups)] = keep[groups], bool(keep[groups].all())
+            if not all(masks[id(groups)][1] for groups in axes.values()):
+                cut.left[name] = {d: masks[id(groups)][0] for d, groups in axes.items()}
+                layers.setdefault(layer_of(name), {}).setdefault(_role(name), cut.left[name])
         for layer, tensors in layers.items():
             cut.sizes[layer] = _sizes(graph.parts.modules[layer], tensors)
         for layer, channels in graph.layers.items():
@@ -50,14 +54,16 @@ class Cut:
                 widths = (*module.padding[:4], front, int(kept.sum()) - front)
                 cut.sizes[layer] = {"padding": widths}
             elif isinstance(module, nn.GroupNorm):
-                groups = int(kept.view(module.num_groups, -1).any(1).sum())
-                cut.sizes[layer] = {"num_channels": int(kept.sum()), "num_groups": groups}
+                alive = int(kept.view(module.num_groups, -1).any(1).sum())
+                cut.sizes[layer] = {"num_channels": int(kept.sum()), "num_groups": alive}
         return cut
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         """What is left of a parameter or buffer: itself if that is all."""
         for dim, mask in self.left.get(name, {}).items():
-            tensor = tensor.index_select(dim, mask.nonzero().flatten().to(tensor.device))
+            if id(mask) not in self.places:
+                self.places[id(mask)] = mask, mask.nonzero().flatten()
+            tensor = tensor.index_select(dim, self.places[id(mask)][1].to(tensor.device))
         return tensor
 
     def resize(self, parts: Parts) -> Parts:
