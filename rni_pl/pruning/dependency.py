@@ -203,15 +203,15 @@ class DependencyGraph:
         groups[torch.isin(groups, torch.tensor([0, *self.reasons], device="cpu"))] = 0
         for training, records in self.runs.items():
             expected = records
-            if masked is not None and not training:
+            example = (training and self.training_example) or self.example
+            if masked is not None:
                 known = self.size, len(self.reasons)
-                expected = self._rerun(masked)
+                expected = self._rerun(masked, example, training)
                 if known != (self.size, len(self.reasons)):
                     return False  # it took another way, and more is known now
             before = Comparison(expected, kept, groups, left)
             under = Propagation(self.channels, not self.real, before=before)
             try:
-                example = (training and self.training_example) or self.example
                 forward(network, example, under, training)
             except Exception as error:  # whatever the network's code may raise
                 return self._fix_misfit(error, under, expected)
@@ -219,9 +219,9 @@ class DependencyGraph:
                 return self._fix_misfit(Misfit("ends earlier"), under, expected)
         return True
 
-    def _rerun(self, masked: Parts) -> list[Record]:
+    def _rerun(self, masked: Parts, example: Example, training: bool) -> list[Record]:
         under = Propagation(self.channels, meta=False)
-        forward(masked, self.example, under, training=False)
+        forward(masked, example, under, training)
         self.resolve()
         return under.records
 
