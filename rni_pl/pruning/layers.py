@@ -86,8 +86,9 @@ def _outputs_of_transposed(labels: Labels, count: int, bias: Any) -> Axis:
     known = labels.channels.layers.get(labels.records[-1].layer)
     if bias is not None:
         return labels.rows(bias, 0)
-    if known is not None and labels.before is None:
-        return Axis(known.outputs, loud=True)
+    if known is not None:  # an earlier call, or an earlier run, has begun them
+        ids = known.outputs if labels.before is None else labels.before.left(known.outputs)
+        return Axis(ids, loud=True)
     return Axis(labels.new(count), loud=True)
 
 
