@@ -259,3 +259,23 @@ def test_hooks_and_attributes_are_the_copys_own() -> None:
     assert not pruned.stem[0].weight.requires_grad
     with torch.no_grad():
         assert difference(pruned(X), masked(model, report)(X)) < 1e-4
+
+
+class OnlyWithoutValues(nn.Module):
+    """Its training wants targets, and tensors with values are refused while it is watched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or (torch.is_inference_mode_enabled() and not x.is_meta):
+            raise ValueError("no targets")
+        return self.out(self.a(x).mean((2, 3)))
+
+
+def test_an_attempt_with_values_that_fails_changes_nothing() -> None:
+    model = OnlyWithoutValues().eval()
+    nn.init.uniform_(model.a[1].weight)
+    _, report = prune(model, torch.randn(2, 3, 9, 9), 0.5)
+    assert report.channels_pruned == 4

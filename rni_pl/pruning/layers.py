@@ -103,9 +103,9 @@ def linear(labels: Labels, op: Op) -> Label:
     made = meet(labels, [*terms, (weight, "oc"), (op.get("bias"), "o")], lead + "o")
     made.name = ""
     outputs = made.axes.get(x.ndim - 1)
-    read, made_ids = (zeros(n) if a is None else a.ids for a, n in (
-        (inputs, x.size(-1)), (outputs, weight.size(0))))  # fmt: skip
-    labels.note_layer(read, made_ids)  # type: ignore[arg-type]
+    reads = inputs or Axis(zeros(x.size(-1)))
+    makes = outputs or Axis(zeros(weight.size(0)))
+    labels.note_layer(reads.ids, makes.ids)  # type: ignore[arg-type]
     return made
 
 

@@ -37,10 +37,11 @@ def trace(model: nn.Module, example: Any) -> DependencyGraph:
     example = example if isinstance(example, Example) else Example.of(example)
     try:
         graph = _traced(model, example, real=False)
-        if True in graph.runs or not graph.has_more:
-            return graph
-        with_values = _traced(model, example, real=True)
-        return with_values if True in with_values.runs else graph
+        if graph.has_more and True not in graph.runs:  # perhaps training looks at values
+            with contextlib.suppress(Exception):
+                with_values = _traced(model, example, real=True)
+                return with_values if True in with_values.runs else graph
+        return graph
     except PruningError:
         raise
     except Exception:  # the code looks at values, or does what needs them
