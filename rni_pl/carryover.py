@@ -10,9 +10,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from rni_pl.norm import SigmoidBatchNorm, convert_batchnorm, scaled_norms
 from rni_pl.pruning import layers, moves
-from rni_pl.pruning.channels import LayerChannels
 from rni_pl.pruning.dependency import DependencyGraph
-from rni_pl.pruning.ops import RULES, Record
+from rni_pl.pruning.ops import RULES, Op
+from rni_pl.pruning.propagate import LayerChannels
 from rni_pl.pruning.trace import trace
 
 ROOM = 0.9  # the scale that a group's largest comes down to, where its readers can make up for it
@@ -107,7 +107,7 @@ def _share_scales(model: nn.Module, graph: DependencyGraph, norms: dict[str, Any
         largest.scatter_reduce_(0, groups, norm.weight.float().cpu(), "amax")
     factor = (largest / ROOM).clamp(min=1)
     factor[[0, *graph.reasons]] = 1
-    factor[graph.groups_through(lambda record: not _homogeneous(record))] = 1
+    factor[graph.groups_through(lambda op: not _homogeneous(op))] = 1
     for name in norms:
         if graph.maker_of(name) is None:  # it may read what another has scaled: DenseNets
             factor[graph.layers[name].outputs] = 1
@@ -142,15 +142,15 @@ def _hands_on(graph: DependencyGraph, name: str, layer: LayerChannels) -> bool:
     return same and graph.norm_behind(name) is None
 
 
-def _homogeneous(record: Record) -> bool:
+def _homogeneous(op: Op) -> bool:
     """Whether an operation passes a positive factor of its input on to its output."""
-    if not record.activations:
+    if not op.activations:
         return True  # it makes a scale, for one
-    if record.name in ("add", "sub"):
-        return len(record.inputs) == 2 and all(x and not x.name for x in record.inputs)
-    if record.name in ("pad", "constant_pad_nd"):
-        return record.settings[-1] in (None, 0, 0.0, "constant")
-    return record.name in HOMOGENEOUS or RULES.get(record.name) in HOMOGENEOUS_RULES
+    if op.name in ("add", "sub"):
+        return len(op.inputs) == 2 and all(x and not x.name for x in op.inputs)
+    if op.name in ("pad", "constant_pad_nd"):
+        return op.settings[-1] in (None, 0, 0.0, "constant")
+    return op.name in HOMOGENEOUS or RULES.get(op.name) in HOMOGENEOUS_RULES
 
 
 def _carry(norm: Any, sigmoid: Any) -> None:

@@ -1,18 +1,16 @@
 """Dependency groups: channels that can only be removed together, and the layers that hold them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from rni_pl.copying import Parts
-from rni_pl.errors import PruningError
-from rni_pl.pruning.channels import Channels, Comparison, LayerChannels
-from rni_pl.pruning.ids import Label, all_ids
-from rni_pl.pruning.ops import Misfit, Record
-from rni_pl.pruning.propagate import Propagation
-from rni_pl.pruning.watch import Example, forward
+from rni_pl.pruning.ids import all_ids
+from rni_pl.pruning.ops import Op
+from rni_pl.pruning.propagate import Channels, LayerChannels
+from rni_pl.pruning.run import Example
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 
@@ -41,7 +39,7 @@ class DependencyGraph:
     parts: Parts
     example: Example
     channels: Channels
-    runs: dict[bool, list[Record]] = field(default_factory=dict)
+    runs: dict[bool, list[Op]] = field(default_factory=dict)
     real: bool = False
     group_of: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long, device="cpu"))
     layers: dict[str, LayerChannels] = field(default_factory=dict)
@@ -78,10 +76,19 @@ class DependencyGraph:
 
     def _first(self, noted: list[tuple[Tensor, str]]) -> dict[int, str]:
         """What was noted first about each group."""
-        found: dict[int, str] = {}
-        for ids, why in reversed(noted):
-            found.update(dict.fromkeys(self.group_of[ids].tolist(), why))
-        return found
+        if not noted:
+            return {}
+        count = torch.tensor([len(ids) for ids, _ in noted], device="cpu")
+        groups = self.group_of[torch.cat([ids for ids, _ in noted])]
+        first = torch.full((self.size,), len(noted), device="cpu")
+        order = torch.arange(len(noted), device="cpu").repeat_interleave(count)
+        first.scatter_reduce_(0, groups, order, "amin")
+        first[0] = len(noted)
+        found = (first < len(noted)).nonzero().flatten()
+        return {
+            group: noted[place][1]
+            for group, place in zip(found.tolist(), first[found].tolist(), strict=True)
+        }
 
     def parameters(self) -> Iterator[tuple[str, dict[int, Tensor]]]:
         """Every parameter and buffer that holds channels, and the groups along its dimensions.
@@ -101,22 +108,21 @@ class DependencyGraph:
 
     def fix(self, ids: Tensor, why: str) -> bool:
         """Keep channels for good; whether any of them could have gone before."""
-        ids = ids.abs().unique()
-        groups = self.group_of[ids]
+        groups = self.group_of[ids.abs()]
         free = [g for g in groups.unique().tolist() if g and g not in self.reasons]
-        self.channels.fixed.append((ids[ids > 0], why))
+        self.channels.fixed.append((ids.abs(), why))
         self.reasons.update(dict.fromkeys(free, why))
         return bool(free)
 
-    def records(self) -> Iterator[Record]:
+    def all_ops(self) -> Iterator[Op]:
         """All operations."""
-        for records in self.runs.values():
-            yield from records
+        for ops in self.runs.values():
+            yield from ops
 
-    def calls(self, layer: str) -> list[Record]:
+    def calls(self, layer: str) -> list[Op]:
         """The operations of a layer, in evaluation if it has any there."""
-        for records in self.runs.values():
-            found = [r for r in records if r.layer == layer and r.activations]
+        for ops in self.runs.values():
+            found = [r for r in ops if r.layer == layer and r.activations]
             if found:
                 return found
         return []
@@ -127,18 +133,18 @@ class DependencyGraph:
             return self.channels.unfollowed[layer]
         if self.parts.modules[layer].num_features == 1:
             return "has a single channel"
-        for record in self.calls(layer):
-            return f"has a scale that does not silence a channel at 0 ({record.place})"
+        for op in self.calls(layer):
+            return f"has a scale that does not silence a channel at 0 ({op.place})"
         return "is not reached by the forward pass"
 
     def why_fixed(self, layer: str) -> str:
         """Why the channels of a norm layer are among those that nothing can be said of."""
-        record: Record | None = self.calls(layer)[0]
-        while record is not None:
-            if record.unclear:
-                return f"comes from {record.unclear}"
-            numbers = [source for source in record.sources if type(source) is int]
-            record = self._evaluated[numbers[0]] if numbers else None
+        op: Op | None = self.calls(layer)[0]
+        while op is not None:
+            if op.unclear:
+                return f"comes from {op.unclear}"
+            numbers = [source for source in op.sources if type(source) is int]
+            op = self._evaluated[numbers[0]] if numbers else None
         return "holds the network's input or other fixed channels"
 
     def maker_of(self, norm: str) -> str | None:
@@ -146,13 +152,13 @@ class DependencyGraph:
 
         None as well where one of the two shares its parameters with other layers.
         """
-        records, calls = self._evaluated, self.calls(norm)
+        ops, calls = self._evaluated, self.calls(norm)
         source = calls[0].sources[0] if len(calls) == 1 else None
         if type(source) is not int or self._readers(source) != [calls[0]]:
             return None
-        name = records[source].layer
+        name = ops[source].layer
         makes = name in self.layers and self.layers[name].inputs is not None
-        once = sum(r.layer == name for r in records) == 1  # its parameters are not used elsewhere
+        once = sum(r.layer == name for r in ops) == 1  # its parameters are not used elsewhere
         return (
             name if makes and once and not self._shares(name) and not self._shares(norm) else None
         )
@@ -166,16 +172,16 @@ class DependencyGraph:
         name = readers[0].layer if len(readers) == 1 else ""
         return name if name in self.scaled and len(self.calls(name)) == 1 else None
 
-    def groups_through(self, wanted: Callable[[Record], bool]) -> Tensor:
+    def groups_through(self, wanted: Callable[[Op], bool]) -> Tensor:
         """Groups that an operation for which `wanted` holds reads or makes."""
-        labels = [x for r in self.records() if wanted(r) for x in (*r.inputs, *r.outputs)]
+        labels = [x for r in self.all_ops() if wanted(r) for x in (*r.inputs, *r.outputs)]
         return self.group_of[all_ids(labels)].unique()
 
     @property
-    def _evaluated(self) -> list[Record]:
+    def _evaluated(self) -> list[Op]:
         return self.runs[False]
 
-    def _readers(self, number: int) -> list[Record]:
+    def _readers(self, number: int) -> list[Op]:
         """The operations that are given the result of one; all, where it is an output too."""
         return [r for r in self._evaluated if number in [s for s in r.sources if type(s) is int]]
 
@@ -183,83 +189,3 @@ class DependencyGraph:
         """Whether a layer's parameters are those of another one, too."""
         module, shared = self.parts.modules[layer], self.parts.shared()
         return any(owner is module and name in shared for name, owner, _ in self.parts.places)
-
-    def fits(
-        self,
-        network: Parts,
-        kept: Tensor,
-        left: dict[int, tuple[Tensor, Tensor]],
-        masked: Parts | None = None,
-    ) -> bool:
-        """Run a pruned network: whether each operation gives what it did, less what was removed.
-
-        Where it does not, the channels that reach that line of the network's code are fixed.
-        `network` carries the ids of `kept` (bool, shape (ids,)), as `left` has them already; its
-        tensors may have no content.
-        Where the code decides by values, `masked` is the network with removed channels at 0, whose
-        way through the code is the one to compare with.
-        """
-        groups = self.group_of.clone()
-        groups[torch.isin(groups, torch.tensor([0, *self.reasons], device="cpu"))] = 0
-        for training, records in self.runs.items():
-            expected = records
-            example = (training and self.training_example) or self.example
-            if masked is not None:
-                known = self.size, len(self.reasons)
-                expected = self._rerun(masked, example, training)
-                if known != (self.size, len(self.reasons)):
-                    return False  # it took another way, and more is known now
-            before = Comparison(expected, kept, groups, left)
-            under = Propagation(self.channels, not self.real, before=before)
-            try:
-                forward(network, example, under, training)
-            except Exception as error:  # whatever the network's code may raise
-                return self._fix_misfit(error, under, expected)
-            if len(under.records) < len(expected):
-                return self._fix_misfit(Misfit("ends earlier"), under, expected)
-        return True
-
-    def _rerun(self, masked: Parts, example: Example, training: bool) -> list[Record]:
-        under = Propagation(self.channels, meta=False)
-        forward(masked, example, under, training)
-        self.resolve()
-        return under.records
-
-    def _fix_misfit(self, error: Exception, under: Propagation, expected: list[Record]) -> bool:
-        """Fix the channels at the operation that does not fit; if none are, those around it."""
-        place = len(under.records) - under.busy
-        record = expected[min(max(place, 0), len(expected) - 1)]
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        why = f"feeds {record.place}, which does not fit fewer channels ({reason[0]})"
-        # Numbers in the network's code fit nowhere that they are used: one round for all places.
-        near = [record] if record.layer else _alike(record, expected)
-        steps: Sequence[list[Label]] = (
-            [x for r in near for x in (r.activations if record.layer else r.outputs)],
-            [x for r in near for x in (*r.activations, *r.outputs)],
-            [x for r in expected if record.line and r.line == record.line for x in r.activations],
-            *(_within(expected, place, 2**n) for n in range(len(expected).bit_length() + 1)),
-        )
-        for labels in steps:
-            if self.fix(all_ids(labels), why):
-                return False
-        raise PruningError(f"nothing to prune: {why}")
-
-
-def _within(records: list[Record], place: int, steps: int) -> list[Label]:
-    """The labels of all operations that are at most so many steps away."""
-    near = records[max(place - steps, 0) : place + steps]
-    return [x for r in near for x in r.activations]
-
-
-def _alike(record: Record, records: list[Record]) -> list[Record]:
-    """The operations that are carried out at the same place of the same line of code."""
-    if record.line is None:
-        return [record]
-    places: dict[int, list[Record]] = {}
-    place, before = 0, None
-    for each in records:
-        place = place + 1 if before is not None and before.line == each.line else 0
-        before = each
-        if each.line == record.line and each.func is record.func:
-            places.setdefault(place, []).append(each)
-    return next(found for found in places.values() if record in found)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rni_pl.pruning.channels import Labels
 from rni_pl.pruning.ids import Axis, Label, Unclear, collapse, constant_along, gathered, zeros
-from rni_pl.pruning.ops import Op, rule
+from rni_pl.pruning.ops import Op, rule, sizes
+from rni_pl.pruning.propagate import Propagation
 from rni_pl.pruning.rules import elementwise, meet
 from rni_pl.pruning.shapes import dims_of, positions_of
 
@@ -23,34 +23,34 @@ DIGITS = "0123456789"
     "view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "t", "squeeze",
     "unsqueeze", "expand", "unbind", "narrow", "select", "slice", "flip", "roll", "repeat",
     "repeat_interleave", "unfold", "_unsafe_view", "_reshape_alias", "diagonal", "rot90", "chunk",
-    "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", sized=True,
+    "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", same=sizes,
 )  # fmt: skip
-def move(labels: Labels, op: Op) -> list[Label]:
+def move(run: Propagation, op: Op) -> list[Label]:
     """The ids move as the elements do."""
     x = op.args[0]
-    label = labels.label(x) or Label()
-    made = [label.like({}) for _ in op.outputs]
-    for ids in _each_axis(labels, x, label):
+    label = run.label(x) or Label()
+    made = [label.like({}) for _ in op.results]
+    for ids in _each_axis(run, x, label):
         moved = _moved(op, ids)
         parts = list(moved) if isinstance(moved, list | tuple) else [moved]
         if len(parts) == 1:
-            _tie_lanes(labels, x.shape, ids, parts[0])
+            _tie_lanes(run, x.shape, ids, parts[0])
         elif op.name != "unbind" and len({part.shape for part in parts}) == 1:
             for part in parts[1:]:  # equal parts stay equal when they lose the same places
                 one, other = collapse(parts[0], part)
-                labels.tie(one, other)
+                run.tie(one, other)
         for result, part in zip(made, parts, strict=True):
             _add(result, part)
     return made
 
 
-def _each_axis(labels: Labels, x: Tensor, label: Label) -> list[Tensor]:
+def _each_axis(run: Propagation, x: Tensor, label: Label) -> list[Tensor]:
     """Ids in the shape of a tensor, for each of its axes by itself."""
     if not x.numel():
         raise Unclear("is given no elements, so that channels cannot be followed")
     if label.full is not None:
         return [label.full.expand(x.shape)]
-    return [labels.full(label, x.shape, d) for d in sorted(label.axes)]
+    return [run.full(label, x.shape, d) for d in sorted(label.axes)]
 
 
 def _add(label: Label, ids: Tensor) -> None:
@@ -66,25 +66,25 @@ def _moved(op: Op, ids: Tensor) -> Any:
     """The operation on ids, which need not lie in memory as the tensor does."""
     if op.name in ("view", "_unsafe_view", "_reshape_alias"):
         return ids.reshape(op.args[1])
-    return op.func(ids, *op.args[1:], **op.kwargs)
+    return op.info.func(ids, *op.args[1:], **op.kwargs)
 
 
-def _tie_lanes(labels: Labels, shape: Sequence[int], before: Tensor, after: Tensor) -> None:
+def _tie_lanes(run: Propagation, shape: Sequence[int], before: Tensor, after: Tensor) -> None:
     """Tie the channels of each lane that a view splits in two dimensions, as a shuffle does."""
     for d in range(len(shape) if after.ndim == len(shape) + 1 else 0):
         merged = [*after.shape[:d], after.size(d) * after.size(d + 1), *after.shape[d + 2 :]]
         if merged == list(shape) and not constant_along(before, d):
             (lanes,) = collapse(after)
-            labels.tie(lanes.narrow(d, 0, 1).expand_as(lanes), lanes)
+            run.tie(lanes.narrow(d, 0, 1).expand_as(lanes), lanes)
             return
 
 
-@rule("cat", "concat", "concatenate", "stack", sized=True)
-def join(labels: Labels, op: Op) -> Label:
+@rule("cat", "concat", "concatenate", "stack", same=sizes)
+def join(run: Propagation, op: Op) -> Label:
     """A concatenation, or a stack."""
     tensors = [x for x in op.args[0] if x.ndim > 1 or x.numel()]
-    found, dim = [labels.label(x) or Label() for x in tensors], op.get("dim") % op.out.ndim
-    whole = [labels.full(label, x.shape) for x, label in zip(tensors, found, strict=True)]
+    found, dim = [run.label(x) or Label() for x in tensors], op.get("dim") % op.out.ndim
+    whole = [run.full(label, x.shape) for x, label in zip(tensors, found, strict=True)]
     if op.name == "stack":
         joined = torch.stack(collapse(*whole), dim)
     else:
@@ -100,37 +100,37 @@ def join(labels: Labels, op: Op) -> Label:
     "argmax", "argmin", "any", "all", "max", "min", "median", "nansum", "count_nonzero", "var_mean",
     "std_mean", "aminmax",
 )  # fmt: skip
-def reduction(labels: Labels, op: Op) -> list[Label]:
+def reduction(run: Propagation, op: Op) -> list[Label]:
     """Reduces dimensions: channels along them are read or mixed, those along others stay apart."""
     if len(op.tensors) > 1:  # the larger of two, for one
-        return elementwise(labels, op)
+        return elementwise(run, op)
     x = op.args[0]
-    label, (dims, keepdim) = labels.label(x) or Label(), dims_of(op, x)
+    label, (dims, keepdim) = run.label(x) or Label(), dims_of(op, x)
     sums = op.name in SUMS and not label.constant
     if label.full is not None:
-        made = label.like(*gathered(_reduced(labels, label.full, dims, keepdim, sums)))
+        made = label.like(*gathered(_reduced(run, label.full, dims, keepdim, sums)))
     else:
         lead = "c" if sums else "C"
         letters = [lead + DIGITS[d] if d in dims else DIGITS[d] for d in range(x.ndim)]
         out = ["-" if d in dims else c for d, c in enumerate(letters) if keepdim or d not in dims]
-        made = meet(labels, [(x, letters)], out)
+        made = meet(run, [(x, letters)], out)
     made.name = label.name
     made.constant = label.constant or op.name == "logsumexp"
-    return [made if i == 0 else made.same() for i in range(len(op.outputs))]
+    return [made if i == 0 else made.same() for i in range(len(op.results))]
 
 
-def _reduced(labels: Labels, full: Tensor, dims: list[int], keepdim: bool, sums: bool) -> Tensor:
+def _reduced(run: Propagation, full: Tensor, dims: list[int], keepdim: bool, sums: bool) -> Tensor:
     """Ids that vary along several dimensions, of which some are reduced: what meets is tied."""
     (few,) = collapse(full)
     if all(few.size(d) == 1 for d in range(few.ndim) if d not in dims):
         if sums:
-            labels.read(Axis.of(few.flatten()))
+            run.read(Axis.of(few.flatten()))
         else:
-            labels.hold(few.flatten(), "mixes channels")
+            run.hold(few.flatten(), "mixes channels")
         few = zeros(1).expand([1] * few.ndim)
     for d in dims:
         first = few.narrow(d, 0, 1)
-        labels.tie(first.expand_as(few), few, added=True)
+        run.tie(first.expand_as(few), few, added=True)
         few = torch.where((few >= 0).all(d, keepdim=True), first.abs(), -first.abs())
     wide = few.expand([1 if d in dims else size for d, size in enumerate(full.shape)])
     return (
@@ -142,15 +142,15 @@ def _reduced(labels: Labels, full: Tensor, dims: list[int], keepdim: bool, sums:
     "softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "topk",
     "logcumsumexp", "glu", "kthvalue", "cummax", "cummin", "renorm",
 )  # fmt: skip
-def along_dimension(labels: Labels, op: Op) -> list[Label]:
+def along_dimension(run: Propagation, op: Op) -> list[Label]:
     """Works along one dimension, whose channels stay; those along others stay apart."""
     x, dim = op.args[0], op.get("dim") % op.args[0].ndim
     letters = ["C" if d == dim else DIGITS[d] for d in range(x.ndim)]
-    made = meet(labels, [(x, letters)], letters)
+    made = meet(run, [(x, letters)], letters)
     made.axes.pop(dim, None)
-    made.full = None if made.full is None else made.full.expand(op.outputs[0].shape)
+    made.full = None if made.full is None else made.full.expand(op.results[0].shape)
     made.constant = True
-    return [made, *(made.same() for _ in op.outputs[1:])]
+    return [made, *(made.same() for _ in op.results[1:])]
 
 
 @rule(
@@ -163,26 +163,26 @@ def along_dimension(labels: Labels, op: Op) -> list[Label]:
     "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa",
     "_upsample_bicubic2d_aa", "grid_sampler", "grid_sampler_2d", "grid_sampler_3d",
 )  # fmt: skip
-def spatial(labels: Labels, op: Op) -> list[Label]:
+def spatial(run: Propagation, op: Op) -> list[Label]:
     """Pooling and resizing work on the last dimensions, within each channel."""
     x, rank = op.args[0], positions_of(op)
     letters = [*DIGITS[: x.ndim - rank], *"." * rank]
     others = op.tensors[1:] if op.name.startswith("max_unpool") else []
-    label = labels.label(x) or Label()
-    made = meet(labels, [(y, letters) for y in (x, *others)], letters)
+    label = run.label(x) or Label()
+    made = meet(run, [(y, letters) for y in (x, *others)], letters)
     if made.full is not None:
         made.full = made.full.expand(
-            *made.full.shape[: x.ndim - rank], *op.outputs[0].shape[-rank:]
+            *made.full.shape[: x.ndim - rank], *op.results[0].shape[-rank:]
         )
     made.constant = label.constant
-    return [made, *(made.same() for _ in op.outputs[1:])]
+    return [made, *(made.same() for _ in op.results[1:])]
 
 
-@rule("pad", "constant_pad_nd", sized=True)
-def pad(labels: Labels, op: Op) -> Label:
+@rule("pad", "constant_pad_nd", same=sizes)
+def pad(run: Propagation, op: Op) -> Label:
     """Constants beside the channels are channels too; those that a layer adds can go."""
     x, widths = op.args[:2]
-    label, value = labels.label(x) or Label(), op.get("value") or 0
+    label, value = run.label(x) or Label(), op.get("value") or 0
     made = label.loud() if value and any(widths) else label.same()
     made.axes = dict(made.axes)
     if label.full is not None and any(widths):
@@ -190,96 +190,101 @@ def pad(labels: Labels, op: Op) -> Label:
     for i in range(0, len(widths), 2):
         dim, (front, back) = x.ndim - 1 - i // 2, widths[i : i + 2]
         if (front or back) and dim in label.axes:
-            if op.get("mode", "constant") != "constant" or (labels.layer and min(front, back) < 0):
+            if op.get("mode", "constant") != "constant" or (run.layer and min(front, back) < 0):
                 raise Unclear("pads channels with others, or crops them")
-            ids = labels.given(made.axes[dim], x.size(dim)).signed
-            made.axes[dim] = Axis.of(_padded(labels, ids, front, back, value))
+            ids = run.given(made.axes[dim], x.size(dim)).signed
+            made.axes[dim] = Axis.of(_padded(run, ids, front, back, value))
     return made
 
 
-def _padded(labels: Labels, ids: Tensor, front: int, back: int, value: float) -> Tensor:
+def _padded(run: Propagation, ids: Tensor, front: int, back: int, value: float) -> Tensor:
     """Ids with those of added channels in front and behind."""
-    if not labels.layer:
+    if not run.layer:
         return torch.nn.functional.pad(ids, (front, back))
-    new = labels.new(front + back)
-    labels.note_layer(None, new)
+    new = run.new(front + back)
+    run.note_layer(None, new)
     new = -new if value else new
     return torch.cat([new[:front], ids, new[front:]])
 
 
 @rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
-def shuffle(labels: Labels, op: Op) -> Label:
+def shuffle(run: Propagation, op: Op) -> Label:
     """Channels change places with positions, or with each other, in fixed numbers."""
     x, factor = op.args[:2]
     dim = x.ndim - 3 if op.name.startswith("pixel") else 1
-    ids = labels.vector(x, dim)
+    ids = run.along(x, dim).signed
     if op.name == "pixel_shuffle":
         blocks = ids.view(-1, factor * factor)
-        labels.tie(blocks[:, :1].expand_as(blocks), blocks)
+        run.tie(blocks[:, :1].expand_as(blocks), blocks)
         ids = torch.where((blocks >= 0).all(1), blocks[:, 0].abs(), -blocks[:, 0].abs())
     elif op.name == "pixel_unshuffle":
         ids = ids.repeat_interleave(factor * factor)
     else:
         lanes = ids.view(factor, -1)
-        labels.tie(lanes[:1].expand_as(lanes), lanes)
+        run.tie(lanes[:1].expand_as(lanes), lanes)
         ids = lanes.t().flatten()
-    return Label({dim: Axis.of(ids)}, constant=(labels.label(x) or Label()).constant)
+    return Label({dim: Axis.of(ids)}, constant=(run.label(x) or Label()).constant)
 
 
 @rule("roi_align", "roi_pool")
-def pool_regions(labels: Labels, op: Op) -> Label:
+def pool_regions(run: Propagation, op: Op) -> Label:
     """Pools within each channel, at places that no channels choose."""
-    return meet(labels, [(op.args[0], ".c.."), (op.args[1], "..")], "nc..")
+    return meet(run, [(op.args[0], ".c.."), (op.args[1], "..")], "nc..")
 
 
-@rule("index", "index_select", "gather", "take_along_dim", sized=True)
-def pick(labels: Labels, op: Op) -> Label:
+@rule("index", "index_select", "gather", "take_along_dim", same=sizes)
+def pick(run: Propagation, op: Op) -> Label:
     """Picks elements by numbers: known ones are looked up, others must not choose channels."""
     x = op.args[0]
-    label = labels.label(x) or Label()
-    if any(labels.label(index) for index in op.tensors[1:]):
+    label = run.label(x) or Label()
+    if any(run.label(index) for index in op.tensors[1:]):
         raise Unclear("picks elements by another activation")
     made = label.like({})
-    for ids in _each_axis(labels, x, label):
-        _add(made, _picked(labels, op, ids))
+    for ids in _each_axis(run, x, label):
+        if any(not constant_along(ids, d) for d in _picked_along(op)):
+            run.hold(collapse(ids)[0].flatten(), "picks channels by numbers")
+        else:
+            _add(made, _picked(run, op, ids))
     return made
 
 
-def _picked(labels: Labels, op: Op, ids: Tensor) -> Tensor:
-    """The ids that are picked; numbers that are not known may be any where ids do not vary."""
-    known = [None if x.is_meta or labels.label(x) is not None else x.cpu() for x in op.tensors[1:]]
+def _picked_along(op: Op) -> list[int]:
+    """The dimensions along which elements are picked."""
+    if op.name == "index":
+        return [d for d, index in enumerate(op.args[1]) if index is not None]
+    dim = op.get("dim")
+    return list(range(op.args[0].ndim)) if dim is None else [dim % op.args[0].ndim]
+
+
+def _picked(run: Propagation, op: Op, ids: Tensor) -> Tensor:
+    """The ids that are picked, which do not vary along the dimensions in question."""
+    known = [None if x.is_meta or run.label(x) is not None else x.cpu() for x in op.tensors[1:]]
     if op.name != "index":
-        dim = op.get("dim")
-        if known[0] is not None:
-            rest = (known[0], dim) if op.name == "take_along_dim" else (dim, known[0])
-            return op.func(ids, *rest)
-        if dim is None or not constant_along(ids, dim % ids.ndim):
-            raise Unclear("picks channels by values")
-        for d, size in enumerate(op.out.shape):
+        for d, size in enumerate(op.results[0].shape):
             ids = ids.narrow(d, 0, size if 1 < size < ids.size(d) else ids.size(d))
-            ids = ids.narrow(d, 0, 1) if d == dim % ids.ndim else ids
-        return ids.expand(op.out.shape)
+            ids = ids.narrow(d, 0, 1) if d in _picked_along(op) else ids
+        return ids.expand(op.results[0].shape)
     indices: list[Tensor | None] = []
-    for d, index in enumerate(op.args[1]):
+    for index in op.args[1]:
         number = None if index is None else known.pop(0)
         if index is not None and number is None:
-            if index.dtype in (torch.bool, torch.uint8) or not constant_along(ids, d):
-                raise Unclear("picks channels by values")
+            if index.dtype in (torch.bool, torch.uint8):
+                raise Unclear("picks elements by values")
             number = torch.zeros(index.shape, dtype=torch.long, device="cpu")
         indices.append(number)
-    return op.func(ids, indices)
+    return op.info.func(ids, indices)
 
 
 @rule("copy", "fill", "zero")
-def overwrite(labels: Labels, op: Op) -> Label:
+def overwrite(run: Propagation, op: Op) -> Label:
     """A tensor takes the content of another, or of a number."""
     target, *source = op.tensors
     if not source:  # a number, which is 0 for every channel or for none
-        label = labels.label(target) or Label()
+        label = run.label(target) or Label()
         value = op.args[1] if op.name == "fill" else 0
         return label.same() if value == 0 else label.loud()
-    label = labels.label(source[0]) or Label()
-    made = Label(*gathered(labels.full(label, source[0].shape).expand(target.shape)))
+    label = run.label(source[0]) or Label()
+    made = Label(*gathered(run.full(label, source[0].shape).expand(target.shape)))
     made.constant = label.constant
     return made
 
@@ -288,13 +293,13 @@ def overwrite(labels: Labels, op: Op) -> Label:
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
     "bernoulli", "native_dropout",
 )  # fmt: skip
-def like(labels: Labels, op: Op) -> Label:
+def like(run: Propagation, op: Op) -> Label:
     """A new tensor with the channels of another, none of which is 0 but where all are."""
-    label = labels.label(op.args[0]) or Label()
+    label = run.label(op.args[0]) or Label()
     return label.same() if label.name or op.name == "zeros_like" else label.loud()
 
 
-@rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", sized=True)
-def new(labels: Labels, op: Op) -> Label:
+@rule("new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided", same=sizes)
+def new(run: Propagation, op: Op) -> Label:
     """A new tensor of another's kind, without its channels."""
     return Label()

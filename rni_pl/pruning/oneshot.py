@@ -6,13 +6,14 @@ from torch import nn
 
 from rni_pl.copying import Parts
 from rni_pl.pruning.absorb import Absorbed, absorb_constants
+from rni_pl.pruning.check import fits
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.plan import Plan, PruningOptions, make_plan
 from rni_pl.pruning.report import PruningReport, report_of
+from rni_pl.pruning.run import Example
 from rni_pl.pruning.surgery import Cut, remove
 from rni_pl.pruning.trace import trace
-from rni_pl.pruning.verify import fitting, verify_numbers
-from rni_pl.pruning.watch import Example
+from rni_pl.pruning.verify import compare
 
 
 def prune(
@@ -62,26 +63,28 @@ def prune(
     """
     options = PruningOptions(ratio, scope, coupled, target, round_to, min_channels)
     graph = trace(model, Example.of(example_inputs, example_kwargs))
-    plan, cut, smaller = plan_that_fits(graph, options)
-    pruned = remove(graph.parts, cut)
-    if verify and cut.left:
-        verify_numbers(graph, plan.keep, pruned, smaller)
+    plan, pruned = plan_that_fits(graph, options, verify)
     network = pruned.network
     absorbed: Absorbed | None = absorb_constants(network, graph, plan.keep) if absorb else None
     return network, report_of(graph, plan, options, network, absorbed)
 
 
-def plan_that_fits(graph: DependencyGraph, options: PruningOptions) -> tuple[Plan, Cut, Parts]:
-    """Select, run the network without what is left out, and keep what turns out not to fit.
-
-    The plan, what it leaves of each parameter, and the copy that was run.
+def plan_that_fits(
+    graph: DependencyGraph, options: PruningOptions, verify: bool = False
+) -> tuple[Plan, Parts]:
+    """Select and remove, and keep what turns out not to fit: the plan, and the pruned network.
 
     Raises:
-        PruningError: see `make_plan`.
+        PruningError: see `prune`.
     """
     while True:
         plan = make_plan(graph, options)
         cut = Cut.of(graph, plan.keep)
-        smaller = fitting(graph, plan.keep, cut)
-        if smaller is not None:
-            return plan, cut, smaller
+        tensors = cut.tensors(graph.parts)
+        outputs = fits(graph, plan.keep, cut, tensors if verify else None)
+        if outputs is None:
+            continue
+        pruned = remove(graph.parts, cut, tensors)
+        if verify and cut.left:
+            compare(graph, cut, pruned, outputs)
+        return plan, pruned

@@ -5,7 +5,7 @@ says so; rules are registered by the operation's name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -17,44 +17,59 @@ from rni_pl.pruning.ids import Label
 
 
 class Misfit(Exception):
-    """An operation that does not fit the channels kept."""
+    """An operation of the pruned network that is not what it was, less the channels removed."""
 
 
 class Op:
-    """An operation that is carried out.
+    """An operation that is carried out, and what it did.
 
     Attributes:
-        info: what is known of it.
-        args, kwargs: its arguments.
+        info: what is known of it before.
+        args, kwargs: its arguments, until its rule has run, as are `tensors` and `out`.
         tensors: those among them, flattened.
-        settings: the others.
+        settings: the others, but for devices.
         out: its result.
+        same: what of it is the same in the pruned network.
+        sources: of its tensors: numbers of operations, names of parameters, or constants.
+        made_by: the same, where a change in place is not seen in views.
+        line: of the network's own code.
+        layer: whose parameters it uses.
+        inputs: labels of its tensors.
+        outputs: labels of its results.
+        shapes: of its results.
+        unclear: why its channels could not be followed.
     """
 
-    __slots__ = ("args", "info", "kwargs", "out", "settings", "tensors")
+    __slots__ = (
+        "args", "info", "inputs", "kwargs", "layer", "line", "made_by", "out", "outputs",
+        "same", "settings", "shapes", "sources", "tensors", "unclear",
+    )  # fmt: skip
 
     def __init__(self, info: "OpInfo", args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.info, self.args, self.kwargs = info, args, kwargs
         self.out: Any = None
         self.tensors: list[Tensor] = []
         self.settings: list[Any] = []
+        self.same: Any = None
+        self.sources: list[Any] = []
+        self.made_by: list[Any] = []
+        self.line: tuple[CodeType, int] | None = None
+        self.layer = self.unclear = ""
+        self.inputs: list[Label | None] = []
+        self.outputs: list[Label] = []
+        self.shapes: list[torch.Size] = []
         for value in (*args, *kwargs.values()) if kwargs else args:
             if isinstance(value, Tensor):
                 self.tensors.append(value)
             elif isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
                 self.tensors += [v for v in value if isinstance(v, Tensor)]
-            else:
+            elif not isinstance(value, torch.device):  # a run may be on another one
                 self.settings.append(list(value) if isinstance(value, tuple) else value)
 
     @property
     def name(self) -> str:
         """Without an overload, and without the underscore of in-place forms."""
         return self.info.name
-
-    @property
-    def func(self) -> Any:
-        """The operation of torch."""
-        return self.info.func
 
     def get(self, name: str, default: Any = None) -> Any:
         """An argument by its name in the schema."""
@@ -64,43 +79,12 @@ class Op:
         return self.kwargs.get(name, preset)
 
     @property
-    def outputs(self) -> list[Tensor]:
+    def results(self) -> list[Tensor]:
         """The tensors that it makes, flattened."""
         if isinstance(self.out, Tensor):
             return [self.out]
         made: Sequence[Any] = self.out if isinstance(self.out, list | tuple) else []
         return [x for x in made if isinstance(x, Tensor)]
-
-
-@dataclass(slots=True, eq=False)
-class Record:
-    """What an operation did.
-
-    Attributes:
-        sources: of its tensors: numbers of operations, names of parameters, or constants.
-        settings: its other arguments.
-        line: of the network's own code.
-        layer: whose parameters it uses.
-        inputs: labels of its tensors.
-        outputs: labels of its results.
-        shapes: of its results.
-        made: ids of channels that begin here.
-        way: in which its rule treats it, where there are several.
-        unclear: why its channels could not be followed.
-    """
-
-    func: Any
-    name: str
-    sources: list[Any]
-    settings: list[Any]
-    line: tuple[CodeType, int] | None
-    layer: str
-    inputs: list[Label | None]
-    outputs: list[Label] = field(default_factory=list)
-    shapes: list[torch.Size] = field(default_factory=list)
-    made: list[Tensor] = field(default_factory=list)
-    way: Any = None
-    unclear: str = ""
 
     @property
     def activations(self) -> list[Label]:
@@ -115,23 +99,37 @@ class Record:
             return name
         return f"{name} ({Path(self.line[0].co_filename).name}:{self.line[1]})"
 
+    def forget(self) -> None:
+        """Let go of the tensors, which may be large."""
+        self.args, self.kwargs, self.tensors, self.out = (), {}, [], None
+
 
 Rule = Callable[[Any, Op], Any]  # (labels of the run, operation) -> label of each result
 RULES: dict[str, Rule] = {}  # by the operation's name, in-place forms alike
 # Results on tensors without content, where torch's own way to them takes long.
 SHAPES: dict[str, Callable[[Op], Any]] = {}
-SIZED: set[str] = set()  # operations whose numbers are sizes, seen in the ids that they give
+# What has to be the same in the pruned network, where that is not all settings.
+SAME: dict[str, Callable[[Op], Any]] = {}
 
 
-def rule(*names: str, sized: bool = False) -> Callable[[Rule], Rule]:
-    """Register what operations do to channels; `sized`: their numbers follow the channels."""
+def sizes(op: Op) -> None:
+    """For operations whose numbers are sizes, which follow the channels."""
+
+
+def rule(*names: str, same: Callable[[Op], Any] | None = None) -> Callable[[Rule], Rule]:
+    """Register what operations do to channels, and what of their numbers no removal changes."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
-        SIZED.update(names if sized else ())
+        if same is not None:
+            SAME.update(dict.fromkeys(names, same))
         return function
 
     return register
+
+
+def _settings(op: Op) -> list[Any]:
+    return op.settings
 
 
 @dataclass(slots=True, eq=False)
@@ -147,7 +145,7 @@ class OpInfo:
         writes: it changes its first argument in place.
         views: its result may be a view of its first argument.
         decomposes: it is made of other operations, which are understood better.
-        sized: its numbers follow the channels.
+        same: what of it is the same in the pruned network.
     """
 
     func: Any
@@ -158,7 +156,7 @@ class OpInfo:
     writes: bool
     views: bool
     decomposes: bool
-    sized: bool
+    same: Callable[[Op], Any]
 
 
 _KNOWN: dict[int, OpInfo] = {}  # by the id of the operation, which stays as long as torch
@@ -190,7 +188,7 @@ def info_of(func: Any) -> OpInfo:
             writes=writes,
             views=not writes and any(r.alias_info is not None for r in func._schema.returns),
             decomposes=known is None and composite,
-            sized=name in SIZED,
+            same=SAME.get(name, _settings),
         )  # fmt: skip
     return found
 

@@ -1,183 +1,320 @@
-"""Runs a network's own forward pass and propagates the ids of channels through every operation.
+"""Propagation of channel ids: a run that hands them out and notes what is tied, read or fixed."""
 
-The first run hands out the ids and notes which of them are tied, read or fixed. A later run of the
-pruned network, whose parameters carry the ids that they keep, finds whatever does not fit: each
-operation must be the same as before and give the same ids, less those that went.
-"""
-
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from types import CodeType
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
-from rni_pl.pruning import layers, moves  # noqa: F401  # they register their rules
-from rni_pl.pruning.channels import Channels, Comparison, Labels
-from rni_pl.pruning.ids import Label, Unclear, all_ids, collapse, vector_of
-from rni_pl.pruning.ops import Misfit, Op, OpInfo, Record, info_of, layer_of
-
-# What lies between an operation and the network's own code: torch's, and this package's.
-_PACKAGE = Path(__file__).parent.parent
-_NOT_THE_NETWORKS = (
-    str(Path(torch.__file__).parent) + "/", str(_PACKAGE / "pruning"), str(_PACKAGE / "norm"),
+from rni_pl.pruning.ids import (
+    Axis,
+    Label,
+    Memory,
+    Unclear,
+    UnionFind,
+    all_ids,
+    gathered,
+    vector_of,
+    zeros,
 )  # fmt: skip
+from rni_pl.pruning.ops import Misfit, Op, layer_of
+from rni_pl.pruning.run import Example, Parts, Run, line_of_network, tensors_in
+
 UNFOLLOWED = (Unclear, RuntimeError, IndexError, ValueError, TypeError)
 
 
-class Propagation(Labels, TorchDispatchMode):
-    """One run of a network, on tensors without content where `meta`; see `Labels`."""
+@dataclass
+class LayerChannels:
+    """Ids of the channels that a layer reads (None: it keeps what it is given) and makes."""
 
-    def __init__(
-        self, channels: Channels, meta: bool, images: int = 0, before: Comparison | None = None
-    ) -> None:
-        super().__init__(channels, images, before)
-        self.meta = meta
-        self.busy = False  # with an operation, not with the network's code between them
+    inputs: Tensor | None
+    outputs: Tensor
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Carry out one operation, and note what becomes of the channels."""
-        kwargs = kwargs or {}
-        info = info_of(func)
-        if info.decomposes:
-            with self:
-                return func.decompose(*args, **kwargs)
-        if info.writes and args[0].ndim == 0 and self.label(args[0]) is None:
-            return func(*args, **kwargs)  # a counter of batches, which goes on in training only
-        self.busy = True
-        op = Op(info, args, kwargs)
-        record = self.begin(info, op)
-        op.out = info.shape(op) if self.meta and info.shape else func(*args, **kwargs)
-        self.end(info, op, record)
-        self.busy = False
-        return op.out
 
-    def begin(self, info: OpInfo, op: Op) -> Record:
-        """Note an operation before it is carried out."""
-        labels = [self.label(x) for x in op.tensors]
-        sources: list[Any] = [
-            x if label is None else label.source
-            for x, label in zip(op.tensors, labels, strict=True)
-        ]
-        named = (layer_of(x.name) for x in labels if x is not None and x.name)
-        line = _line_of_network() if self.before is None else None
-        record = Record(
-            op.func, op.name, sources, op.settings, line, next(named, self.layer), labels
-        )
-        self.records.append(record)
-        if self.before is not None:
-            self.compare_call(record, self.before.records, info)
-        elif self.meta and op.name == "lift_fresh" and op.tensors[0].is_meta:
+@dataclass
+class Channels:
+    """All that is known of a network's channels, of however many runs.
+
+    Attributes:
+        union: which ids can only go together.
+        parameters: name of a parameter or buffer -> the ids along its dimensions.
+        layers: layers with weights for channels, by name.
+        scaled: norm layers whose scales rank channels, in forward order.
+        fixed: ids that have to stay, and why.
+        coupled: ids that additions tie, and where.
+        constants: ids that readers see as a constant which the removal takes away.
+        columns: names and dimensions of parameters along which channels are read.
+        costs: parameter -> how often each element is multiplied, for one image.
+        beside: parameter -> channels for each of which it is multiplied, if not its own.
+        unfollowed: layer -> what of it could not be followed.
+    """
+
+    union: UnionFind = field(default_factory=UnionFind)
+    parameters: dict[str, Label] = field(default_factory=dict)
+    layers: dict[str, LayerChannels] = field(default_factory=dict)
+    scaled: dict[str, None] = field(default_factory=dict)
+    fixed: list[tuple[Tensor, str]] = field(default_factory=list)
+    coupled: list[tuple[Tensor, str]] = field(default_factory=list)
+    constants: list[Tensor] = field(default_factory=list)
+    columns: set[tuple[str, int]] = field(default_factory=set)
+    costs: dict[str, int] = field(default_factory=dict)
+    beside: dict[str, list[Axis]] = field(default_factory=dict)
+    unfollowed: dict[str, str] = field(default_factory=dict)
+
+
+class Propagation(Run):
+    """Labels every tensor of a run with its channels, by the rules of the operations.
+
+    `images` is the number in the example; 0: what is multiplied is not counted.
+    """
+
+    def __init__(self, channels: Channels, meta: bool, images: int = 0) -> None:
+        super().__init__(meta)
+        self.channels, self.images = channels, images
+
+    # The course of an operation.
+
+    def begun(self, x: Tensor, number: int) -> None:
+        """An input of the network has no channels that could go."""
+        self.put(x, Label(source=f"input {number}"), f"input {number}")
+
+    def begin(self, op: Op) -> None:
+        """Note what an operation is given."""
+        for x in op.tensors:
+            label = self.label(x)
+            op.inputs.append(label)
+            op.sources.append(x if label is None else label.source)
+            op.made_by.append(x if label is None else x.channels[2])  # type: ignore[attr-defined]
+        op.same = op.info.same(op)
+        named = (layer_of(x.name) for x in op.inputs if x is not None and x.name)
+        op.layer, op.line = next(named, self.layer), line_of_network(3)
+        if self.meta and op.name == "lift_fresh" and op.tensors[0].is_meta:
             raise Misfit("makes a constant whose value is not seen")
-        return record
 
-    def compare_call(self, record: Record, expected: list[Record], info: OpInfo) -> None:
-        """Raise `Misfit` where an operation is another than before."""
-        if len(self.records) > len(expected):
-            raise Misfit("was not carried out before")
-        before = expected[len(self.records) - 1]
-        if record.func is not before.func or len(record.sources) != len(before.sources):
-            raise Misfit("is another operation than before")
-        for now, then in zip(record.sources, before.sources, strict=True):
-            constants = isinstance(now, Tensor) and isinstance(then, Tensor)
-            if not (_equal(now, then) if constants else type(now) is type(then) and now == then):
-                raise Misfit("is given another constant or result than before")
-        if not info.sized and record.settings != before.settings:
-            raise Misfit("is given other numbers than before")
-
-    def end(self, info: OpInfo, op: Op, record: Record) -> None:
-        """Note what an operation gave."""
-        number, made = len(self.records) - 1, self._made(info, op, record)
-        for x, label in zip(op.outputs, made, strict=True):
-            if info.writes:
+    def end(self, op: Op) -> None:
+        """Give what an operation made its labels."""
+        number, made = len(self.ops) - 1, self._made(op)
+        op.outputs, op.shapes = made, [x.shape for x in op.results]
+        for x, label in zip(op.results, made, strict=True):
+            if op.info.writes:
                 label.source = number
-                self.write(op.args[0], label)
+                self.write(op.args[0], label, number)
             elif all(x is not given for given in op.tensors):  # not handed on as it is
                 label.source = number
-                if info.views:
-                    self.put_view(op.tensors[0], x, label)
-                else:
-                    self.put(x, label)
-        record.outputs, record.shapes = made, [x.shape for x in op.outputs]
-        if self.before is not None:
-            then = self.before.records[number]
-            same = all(map(self._agrees, record.outputs, then.outputs))
-            if not same or (self.meta and not any(then.outputs) and record.shapes != then.shapes):
-                raise Misfit("would give other channels or sizes than before")
+                if op.info.views:
+                    self._share(op.tensors[0], x, label)
+                self.put(x, label, number)
 
-    def _made(self, info: OpInfo, op: Op, record: Record) -> list[Label]:
+    def _made(self, op: Op) -> list[Label]:
         """The labels of what an operation makes."""
-        if not self.layer and not record.layer and not any(record.inputs):
-            return [Label() for _ in op.outputs]
+        if not op.layer and not any(op.inputs):
+            return [Label() for _ in op.results]
         try:
-            if info.rule is None or not op.outputs:
-                raise Unclear("is not understood" if op.outputs else "decides by values")
-            made = info.rule(self, op)
+            if op.info.rule is None or not op.results:
+                raise Unclear("is not understood" if op.results else "decides by values")
+            made = op.info.rule(self, op)
         except UNFOLLOWED as error:
             why = str(error) if isinstance(error, Unclear) else f"cannot be followed ({error})"
-            record.unclear = f"{record.place}, which {why}".splitlines()[0]
-            if self.before is None:
-                self.channels.unfollowed.setdefault(record.layer, f"feeds {record.unclear}")
-            self.pin(all_ids(record.inputs), f"feeds {record.unclear}")
-            for x, label in zip(op.tensors, record.inputs, strict=True):
+            op.unclear = f"{op.place}, which {why}".splitlines()[0]
+            self.channels.unfollowed.setdefault(op.layer, f"feeds {op.unclear}")
+            self.pin(all_ids(op.inputs), f"feeds {op.unclear}")
+            for x, label in zip(op.tensors, op.inputs, strict=True):
                 self.fix(x, label)
-            return [Label() for _ in op.outputs]
+            return [Label() for _ in op.results]
         return made if isinstance(made, list) else [made]
 
-    def _agrees(self, now: Label, then: Label) -> bool:
-        """Whether a tensor has the channels that it had before, less those that went."""
-        assert self.before is not None
-        if then.full is not None:
-            expected = self.before.left(collapse(then.full)[0].flatten().abs())
-            if now.full is not None:
-                return torch.equal(collapse(now.full)[0].flatten().abs(), expected)
-            return any(
-                axis.ids is not None and torch.equal(axis.ids, expected)
-                for axis in now.axes.values()
+    def forward(self, parts: Parts, example: Example, training: bool = False) -> list[Tensor]:
+        """Run a network; all that reaches its output is fixed."""
+        outputs = super().forward(parts, example, training)
+        self.pin(all_ids(map(self.label, outputs)), "feeds the network's output")
+        return outputs
+
+    def hooks(self, name: str, module: nn.Module) -> Any:
+        """Of layers with sizes but no parameters, and of attention, which checks its widths."""
+        if type(module) is nn.ConstantPad3d or (type(module) is nn.GroupNorm and not module.affine):
+            yield module.register_forward_pre_hook(lambda *_: setattr(self, "layer", name))
+            yield module.register_forward_hook(lambda *_: setattr(self, "layer", ""))
+        elif isinstance(module, nn.MultiheadAttention):
+            yield module.register_forward_pre_hook(
+                lambda _, args, kwargs: self.pin_all(
+                    tensors_in((args, kwargs)),
+                    "feeds a MultiheadAttention, whose width is that of its heads",
+                ),
+                with_kwargs=True,
             )
-        for dim, axis in then.axes.items():
+
+    # Labels of tensors.
+
+    def label(self, x: Tensor) -> Label | None:
+        """The label of a tensor, None for one that the run has not made."""
+        found = getattr(x, "channels", None)
+        if found is None or (found[1] is not None and found[1] is not self.token):
+            return None
+        label: Label = found[0]
+        memory = label.memory
+        if memory is not None and memory.writes != label.writes and x.numel():
+            label = label.like(*gathered(memory.part(x)))
+            label.source, label.memory, label.writes = memory.source, memory, memory.writes
+            self.put(x, label, found[2])
+        return label
+
+    def put(self, x: Tensor, label: Label, number: Any) -> None:
+        """Give a tensor its label; `number` is that of the operation that made it."""
+        x.channels = label, self.token, number  # type: ignore[attr-defined]
+
+    def _share(self, base: Tensor, x: Tensor, label: Label) -> None:
+        """Let a change in place of a tensor or a view of it be seen in both."""
+        given = self.label(base)
+        if given and base.untyped_storage()._cdata == x.untyped_storage()._cdata:
+            if given.memory is None:
+                whole = self.full(given, base.shape) if len(given.axes) < 2 else zeros(1)
+                offset = int(base.storage_offset())
+                given.memory = Memory(base.size(), base.stride(), offset, whole, given.source)
+            label.memory, label.writes = given.memory, given.memory.writes
+
+    def write(self, x: Tensor, label: Label, number: int) -> None:
+        """Give a tensor that changes in place a new label, in all of its views."""
+        before = self.label(x)
+        memory = None if before is None else before.memory
+        if memory is not None and x.numel():
+            memory.part(x).copy_(self.full(label, x.shape))
+            memory.writes += 1
+            memory.source = label.source
+            label.memory, label.writes = memory, memory.writes
+        self.put(x, label, number)
+
+    def full(self, label: Label, shape: Sequence[int], dim: int | None = None) -> Tensor:
+        """Ids in the shape of a tensor: all, or those along one of its axes."""
+        if label.full is not None:
+            return label.full.expand(shape)
+        if dim is None and len(label.axes) > 1:
+            raise Unclear("has channels along several dimensions")
+        dim = next(iter(label.axes), None) if dim is None else dim
+        if dim is None:
+            return zeros(1).expand(shape)
+        view = [shape[d] if d == dim else 1 for d in range(len(shape))]
+        return self.given(label.axes[dim], shape[dim]).signed.view(view).expand(shape)
+
+    def given(self, axis: Axis, size: int) -> Axis:
+        """An axis with ids; a parameter that has none yet is given new ones."""
+        if axis.ids is None:
+            axis.ids = self.new(size)
+        return axis
+
+    def along(self, x: Tensor, dim: int) -> Axis:
+        """The ids along one dimension of a tensor."""
+        label, dim = self.label(x), dim % x.ndim
+        if label and dim in label.axes:
+            return self.given(label.axes[dim], x.size(dim))
+        if not label or label.full is None:
+            return Axis(zeros(x.size(dim)))
+        if any(label.full.stride(d) and x.size(d) > 1 for d in range(x.ndim) if d != dim):
+            raise Unclear("mixes channels with positions")
+        return Axis.of(vector_of(label.full, dim))
+
+    def rows(self, weight: Tensor, dim: int) -> Axis:
+        """The channels that a weight makes, which no norm layer has scaled yet."""
+        return Axis(self.along(weight, dim).ids, loud=True)
+
+    # What rules note.
+
+    def new(self, count: int) -> Tensor:
+        """Ids of channels that begin here."""
+        return self.channels.union.new(count)
+
+    def tie(self, one: Tensor, other: Tensor, added: bool = False) -> None:
+        """Let channels go only together, entry by entry; those that meet fixed ones stay."""
+        if one is other:
+            return
+        one, other = one.flatten(), other.flatten()
+        lowest = int(torch.minimum(one, other).min()) if one.numel() else 0
+        if lowest < 0:
+            one, other = one.abs(), other.abs()
+        apart = one != other
+        if lowest <= 0:
+            free = (one != 0) & (other != 0)
+            if not bool((free | ~apart).all()):
+                where = f"meets fixed channels in {self.op.place}"
+                self.pin(torch.maximum(one, other)[apart & ~free], where)
+            apart &= free
+        if not bool(apart.all()):
+            one, other = one[apart], other[apart]
+        if not one.numel():
+            return
+        self.channels.union.union(one, other)
+        if added:
+            self.channels.coupled.append((one, self.op.place))
+
+    def pin(self, ids: Tensor, why: str) -> None:
+        """Keep these channels for good."""
+        if ids.numel():
+            self.channels.fixed.append((ids.abs().flatten(), why))
+
+    def pin_all(self, tensors: list[Tensor], why: str) -> None:
+        """Keep the channels of these tensors for good."""
+        with _disable_current_modes():
+            self.pin(all_ids(map(self.label, tensors)), why)
+
+    def hold(self, ids: Tensor | None, why: str) -> None:
+        """Keep channels for good that the operation at hand reads, which `why`."""
+        if ids is not None:
+            self.op.unclear = f"{self.op.place}, which {why}"
+            self.pin(ids, f"feeds {self.op.unclear}")
+
+    def bind(self, x: Tensor, dim: int, ids: Tensor) -> None:
+        """Let a parameter have these channels along a dimension, which must be of that size."""
+        label = self.label(x)
+        if label is None or dim not in label.axes:
+            self.tie(ids, self.along(x, dim).signed.expand(len(ids)))
+            return
+        axis = label.axes[dim]
+        if label.silent_at is not None:
+            self.channels.scaled.setdefault(layer_of(label.name))
+        if axis.ids is None:
+            axis.ids = ids
+        else:
+            self.tie(ids, axis.ids if len(axis.ids) == len(ids) else axis.ids.expand(len(ids)))
+
+    def fix(self, x: Tensor, label: Label | None) -> None:
+        """Let whatever of a parameter has met no channels yet stay as it is."""
+        for dim, axis in label.axes.items() if label else ():
             if axis.ids is None:
-                continue
-            expected, found = self.before.left(axis.ids), now.axes.get(dim)
-            if found is not None and found.ids is not None:
-                ids = found.ids
-            elif now.full is not None:  # of one channel
-                ids = vector_of(now.full, dim).abs()
-            else:
-                ids = torch.zeros_like(expected)
-            if ids is not expected and not torch.equal(ids, expected):
-                return False
-        return bool(then) or not now
+                axis.ids = zeros(x.size(dim))
 
+    def read(self, axis: Axis, label: Label | None = None) -> None:
+        """Note that channels are summed with others, so that they have to be 0 by then."""
+        if axis.ids is None:
+            return
+        if axis.loud is not False:
+            why = f"reaches {self.op.place} not only through the scale of a norm layer"
+            self.pin(axis.ids if axis.loud is True else axis.ids[axis.loud], why)
+        if label is not None and label.constant:
+            self.channels.constants.append(axis.ids)
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two constants of the network's own are the same."""
-    if one is other:
-        return True
-    if one.shape != other.shape or one.dtype != other.dtype or one.device != other.device:
-        return False
-    return one.is_meta or torch.equal(one, other)
+    def contract(self, axis: Axis, label: Label | None, weight: Tensor, dim: int) -> None:
+        """Sum over channels, each times its weights along dimension `dim` of `weight`."""
+        self.read(axis, label)
+        self.bind(weight, dim, axis.ids)  # type: ignore[arg-type]
+        if (of := self.label(weight)) is not None:
+            self.channels.columns.add((of.name, dim))
 
+    def count(self, weight: Tensor, multiplications: int, *beside: Tensor) -> None:
+        """Note how often each element of a parameter is multiplied, for one image.
 
-def _line_of_network() -> tuple[CodeType, int] | None:
-    """The line of the network's own code that is at work; None: torch's only."""
-    frame = sys._getframe(3)
-    while frame is not None and frame.f_code is not RUN:
-        if not frame.f_code.co_filename.startswith(_NOT_THE_NETWORKS):
-            return frame.f_code, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+        It is multiplied anew for each of the channels of other tensors, `beside` it.
+        """
+        label, costs = self.label(weight), self.channels.costs
+        if self.images and label is not None and label.name:
+            each = multiplications // (weight.numel() * self.images)
+            costs[label.name] = costs.get(label.name, 0) + each
+            for x in beside:
+                for axis in (self.label(x) or Label()).axes.values():
+                    self.channels.beside.setdefault(label.name, []).append(axis)
 
-
-def run(network: torch.nn.Module, args: Sequence[Any], kwargs: Any, under: Propagation) -> Any:
-    """The network's output on an example, under a `Propagation`."""
-    with torch.inference_mode(), under:
-        return network(*args, **kwargs)
-
-
-RUN = run.__code__
+    def note_layer(self, inputs: Tensor | None, outputs: Tensor) -> None:
+        """Note what a layer reads and makes, at its first call."""
+        name = self.op.layer
+        if name and name not in self.channels.layers:
+            self.channels.layers[name] = LayerChannels(inputs, outputs)

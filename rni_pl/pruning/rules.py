@@ -12,93 +12,88 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rni_pl.pruning.channels import Labels
 from rni_pl.pruning.ids import Axis, Label, Unclear, collapse, constant_along, gathered
 from rni_pl.pruning.ops import Op, rule
+from rni_pl.pruning.propagate import Propagation
 from rni_pl.pruning.shapes import carried_out
 
 Terms = Sequence[tuple[Tensor | None, Sequence[str]]]
+Holder = tuple[Tensor, int, Label | None]  # a tensor, one of its dimensions, its label
 
 # A removed channel of theirs is not taken for a constant that goes with it, as a sigmoid's is.
 OFFSETS = {"add", "sub", "rsub", "masked_fill", "where"}
 PRODUCTS = {"mul", "div"}
 FEW, MANY = 0.7, 1.3  # numbers that stand for what is not 0
-SILENT_SIGMOID = -1e4  # what the scale of a removed channel is at, under a sigmoid
 
 
-def meet(labels: Labels, terms: Terms, out: Sequence[str]) -> Label:
+def meet(run: Propagation, terms: Terms, out: Sequence[str]) -> Label:
     """The label of a result, from tensors with a letter for each of their dimensions.
 
     A letter that the result has not is summed over. A capital's channels are mixed, and stay; so
     do those along a dimension with a dot, which no letter names.
     """
-    given = [(x, letters) for x, letters in terms if x is not None]
-    full = [
-        x for x, _ in given if (label := labels.label(x)) is not None and label.full is not None
-    ]
-    if len(full) == 1 and len(given) == 1:
-        return _moved(labels, *given[0], out)
+    given = [(x, letters, run.label(x)) for x, letters in terms if x is not None]
+    (_, letters, label), *others = given
+    if not others and label is not None and label.full is not None:
+        return _moved(label, label.full, letters, out)
+    holders: dict[str, list[Holder]] = {}
+    for x, letters, label in given:
+        for d, letter in enumerate(letters):
+            holders.setdefault(letter, []).append((x, d, label))
     made = Label()
-    for letter in dict.fromkeys(c for _, letters in given for c in letters):
-        holders = [(x, d) for x, letters in given for d, c in enumerate(letters) if c == letter]
-        if letter == ".":
-            _hold_unnamed(labels, holders)
+    for letter, found in holders.items():
+        if not any(a is not None and (d in a.axes or a.full is not None) for _, d, a in found):
             continue
-        axis = _met(labels, holders, letter in out)
-        if axis is not None and letter.isupper():
-            labels.hold(axis.ids, "mixes channels")
-        if axis is not None and letter in out:
+        if letter == ".":
+            _hold_unnamed(run, found)
+            continue
+        axis = _met(run, found, letter in out)
+        if letter.isupper():
+            run.hold(axis.ids, "mixes channels")
+        if letter in out:
             made.axes[list(out).index(letter)] = axis
-    named = [labels.label(x) for x, _ in given]
-    if named and all(label is not None and label.name for label in named):
-        made.name = named[0].name  # type: ignore[union-attr]
+    labels = [label for _, _, label in given]
+    if labels and all(label is not None and label.name for label in labels):
+        made.name = labels[0].name  # type: ignore[union-attr]
     return made
 
 
-def _hold_unnamed(labels: Labels, holders: list[tuple[Tensor, int]]) -> None:
-    for x, d in holders:
-        label = labels.label(x)
+def _hold_unnamed(run: Propagation, holders: list[Holder]) -> None:
+    for _, d, label in holders:
         if label is not None and not label.name and d in label.axes:
-            labels.hold(label.axes[d].ids, "mixes channels with positions")
+            run.hold(label.axes[d].ids, "mixes channels with positions")
 
 
-def _met(labels: Labels, holders: list[tuple[Tensor, int]], stays: bool) -> Axis | None:
-    """The ids of dimensions of several tensors that are one; None: none of them has any."""
-    found = [(x, d, label) for x, d in holders if (label := labels.label(x)) is not None]
-    if not any(d in label.axes or label.full is not None for _, d, label in found):
-        return None
-    unlabelled = [(x, d, Label()) for x, d in holders if labels.label(x) is None]
-    found = [e for e in found + unlabelled if e[0].size(e[1]) > 1 or e[1] in e[2].axes]
-    active = [each for each in found if not each[2].name]
-    named = [each for each in found if each[2].name]
+def _met(run: Propagation, holders: list[Holder], stays: bool) -> Axis:
+    """The ids of dimensions of several tensors that are one, where some have any."""
+    found = [(x, d, a) for x, d, a in holders if x.size(d) > 1 or (a is not None and d in a.axes)]
+    named = [each for each in found if each[2] is not None and each[2].name]
+    active = [each for each in found if each[2] is not None and not each[2].name]
+    active += [each for each in found if each[2] is None]
     if not active and stays:  # rows of a weight
         (x, d, _), *rest = named
-        axis = labels.rows(x, d)
+        axis = run.rows(x, d)
         for other, e, _ in rest:
-            labels.bind(other, e, axis.ids)  # type: ignore[arg-type]
+            run.bind(other, e, axis.ids)  # type: ignore[arg-type]
         return axis
     (x, d, label), *others = active or named
-    axis = labels.along(x, d)
+    axis = run.along(x, d)
     for other, e, _ in others:
-        more = labels.along(other, e)
-        labels.tie(axis.ids, more.ids)  # type: ignore[arg-type]
+        more = run.along(other, e)
+        run.tie(axis.ids, more.ids)  # type: ignore[arg-type]
         axis = Axis.of(torch.where(more.signed > 0, axis.signed.abs(), axis.signed))
     if not stays:
-        labels.read(axis, label)
+        run.read(axis, label)
     for other, e, _ in named if active else ():
         if stays:
-            labels.bind(other, e, axis.ids)  # type: ignore[arg-type]
+            run.bind(other, e, axis.ids)  # type: ignore[arg-type]
         else:
-            labels.contract(axis, None, other, e)
+            run.contract(axis, None, other, e)
     return axis
 
 
-def _moved(labels: Labels, x: Tensor, letters: Sequence[str], out: Sequence[str]) -> Label:
+def _moved(label: Label, full: Tensor, letters: Sequence[str], out: Sequence[str]) -> Label:
     """Ids that vary along several dimensions, along which the operation does nothing."""
-    label = labels.label(x)
-    assert label is not None
-    assert label.full is not None
-    full = label.full
     for d, letter in enumerate(letters):
         if letter == "." or letter.isupper() or letter not in out:
             if not constant_along(full, d):
@@ -115,19 +110,19 @@ def _moved(labels: Labels, x: Tensor, letters: Sequence[str], out: Sequence[str]
     "contiguous", "_to_copy", "clone", "alias", "detach", "relu6", "selu", "celu",
     "rrelu", "nan_to_num", "square", "clip", "lift_fresh",
 )  # fmt: skip
-def elementwise(labels: Labels, op: Op) -> list[Label]:
+def elementwise(run: Propagation, op: Op) -> list[Label]:
     """The label of a result: where several tensors meet, their channels are tied."""
-    given = [(x, label) for x in op.tensors if (label := labels.label(x)) is not None]
+    given = [(x, a) for x, a in zip(op.tensors, op.inputs, strict=True) if a is not None]
     active = [(x, label) for x, label in given if label and not label.name]
     named = [(x, label) for x, label in given if label.name]
     if len(op.tensors) == 1:
         made = _alone(op, *given[0])
     elif any(label.full is not None for _, label in given):
-        made = _mixed(labels, op, active + named)
+        made = _mixed(run, op, active + named)
     else:
         made = Label()
-        for dim in sorted({d + op.outputs[0].ndim - x.ndim for x, a in given for d in a.axes}):
-            axis = _along(labels, op, active, named, dim, made)
+        for dim in sorted({d + op.results[0].ndim - x.ndim for x, a in given for d in a.axes}):
+            axis = _along(run, op, active, named, dim, made)
             if axis is not None:
                 made.axes[dim] = axis
         constants = [label.constant for _, label in active]
@@ -136,7 +131,7 @@ def elementwise(labels: Labels, op: Op) -> list[Label]:
         made.name = named[0][1].name
         if any(_silenced(op, x, label) for x, label in named):
             made.silent_at = 0.0
-    return [made] * len(op.outputs)
+    return [made] * len(op.results)
 
 
 def _alone(op: Op, x: Tensor, label: Label) -> Label:
@@ -151,7 +146,7 @@ def _alone(op: Op, x: Tensor, label: Label) -> Label:
 
 
 def _along(
-    labels: Labels,
+    run: Propagation,
     op: Op,
     active: list[tuple[Tensor, Label]],
     named: list[tuple[Tensor, Label]],
@@ -159,22 +154,22 @@ def _along(
     made: Label,
 ) -> Axis | None:
     """The ids of the result along one of its dimensions, where it is broadcast to."""
-    rank, size = op.outputs[0].ndim, op.outputs[0].size(dim)
+    rank, size = op.results[0].ndim, op.results[0].size(dim)
     met: list[tuple[Tensor, Axis]] = []
     held: list[Tensor] = []
     first = None
     for x, label in active + named:
         axis, d = label.axes.get(dim - rank + x.ndim), dim - rank + x.ndim
         if axis is None or x.size(d) < size:
-            labels.hold(None if axis is None else axis.ids, "spreads it over other channels")
+            run.hold(None if axis is None else axis.ids, "spreads it over other channels")
             continue
         held.append(x)
         if first is None:
-            first = labels.given(axis, size)
+            first = run.given(axis, size)
         elif label.name:
-            labels.bind(x, d, first.ids)  # type: ignore[arg-type]
+            run.bind(x, d, first.ids)  # type: ignore[arg-type]
         elif axis is not first:
-            labels.tie(first.ids, axis.ids, added=op.name not in PRODUCTS)  # type: ignore[arg-type]
+            run.tie(first.ids, axis.ids, added=op.name not in PRODUCTS)  # type: ignore[arg-type]
         if not label.name:
             met.append((x, axis))
     if first is None:
@@ -182,7 +177,7 @@ def _along(
     known = {id(x) for x in held}
     for x in op.tensors:
         if id(x) not in known and x.ndim >= rank - dim and x.size(dim - rank) == size > 1:
-            labels.hold(first.ids, "meets fixed channels there")
+            run.hold(first.ids, "meets fixed channels there")
     affine = [x for x, _ in named if id(x) in known]
     return _silence(op, met, affine, named, made) if met else first
 
@@ -202,6 +197,9 @@ def _silence(
     first = met[0][1]
     if any(_silenced(op, x, label) for x, label in named):
         return Axis(first.ids)
+    for x, axis in met if len(met) > 1 else ():
+        if axis.loud is False and _is_zero(op, [x], []):
+            return Axis(first.ids)
     tensors = [x for x, _ in met]
     together = _is_zero(op, tensors, affine)
     if not together and named and _is_zero(op, tensors, [x for x, _ in named]):
@@ -215,23 +213,23 @@ def _silence(
     return Axis(first.ids, loud=~silent & (first.ids > 0))  # type: ignore[operator]
 
 
-def _mixed(labels: Labels, op: Op, given: list[tuple[Tensor, Label]]) -> Label:
+def _mixed(run: Propagation, op: Op, given: list[tuple[Tensor, Label]]) -> Label:
     """Tensors of which one has ids that vary along several dimensions at once."""
-    shape = op.outputs[0].shape
+    shape = op.results[0].shape
     if any(label.name for _, label in given):
         raise Unclear("meets a parameter with mixed channels")
-    tensors = [x for x in op.tensors if x.numel() > 1 or labels.label(x)]
-    full = [labels.full(labels.label(x) or Label(), x.shape) for x in tensors]
+    tensors = [x for x in op.tensors if x.numel() > 1 or run.label(x)]
+    full = [run.full(run.label(x) or Label(), x.shape) for x in tensors]
     wide = [ids.expand(shape) for ids in full]
     kept = []
     for i, (ids, whole) in enumerate(zip(full, wide, strict=True)):
         if any(_repeats(ids, other) for j, other in enumerate(wide) if j != i):
-            labels.hold(collapse(ids)[0].flatten(), "spreads it over other channels")
+            run.hold(collapse(ids)[0].flatten(), "spreads it over other channels")
         else:
             kept.append(whole)
     first, *rest = collapse(*kept)
     for other in rest:
-        labels.tie(first, other, added=op.name not in PRODUCTS)
+        run.tie(first, other, added=op.name not in PRODUCTS)
     silent = torch.stack([ids >= 0 for ids in (first, *rest)]).all(0)
     silent &= _is_zero(op, [x for x, _ in given], [])
     return Label(*gathered(torch.where(silent, first.abs(), -first.abs()).expand(shape)))
@@ -257,7 +255,7 @@ def _is_zero(op: Op, silent: list[Tensor], affine: list[Tensor], value: float = 
     zero = {id(x) for x in (*silent, *affine)}
     pattern = tuple(id(x) in zero for x in op.tensors)
     kinds = tuple(x.is_floating_point() for x in op.tensors)
-    key = (id(op.func), pattern, kinds, repr(op.settings), value)
+    key = (id(op.info.func), pattern, kinds, repr(op.settings), value)
     if key not in _TRIED:
         _TRIED[key] = all(_try(op, pattern, value, number) for number in (FEW, MANY))
     return _TRIED[key]

@@ -41,7 +41,7 @@ def carried_out(op: Op, instead: Callable[[Tensor], Tensor]) -> Any:
             return [mapped(v) for v in value]
         return torch.device("cpu") if isinstance(value, torch.device) else value
 
-    return op.func(*map(mapped, op.args), **{key: mapped(v) for key, v in op.kwargs.items()})
+    return op.info.func(*map(mapped, op.args), **{key: mapped(v) for key, v in op.kwargs.items()})
 
 
 _DTYPES: dict[Any, torch.dtype] = {}
@@ -51,16 +51,26 @@ def _elementwise_shape(op: Op) -> Tensor:
     """An empty result of an operation on tensors without content, broadcast."""
     shape = op.tensors[0].shape
     if any(x.shape != shape for x in op.tensors[1:]):
-        shape = torch.broadcast_shapes(*(x.shape for x in op.tensors))
-    if op.func._schema.is_mutable:
+        shape = _broadcast([x.shape for x in op.tensors])
+    if op.info.func._schema.is_mutable:
         if shape != op.args[0].shape:
             raise RuntimeError(f"{list(op.args[0].shape)} cannot hold {list(shape)}")
         return op.args[0]
-    key = (id(op.func), tuple((x.dtype, x.ndim > 0) for x in op.tensors), repr(op.settings))
+    key = (id(op.info.func), tuple((x.dtype, x.ndim > 0) for x in op.tensors), repr(op.settings))
     if key not in _DTYPES:
         made = carried_out(op, lambda x: torch.ones((1,) * x.ndim, dtype=x.dtype, device="cpu"))
         _DTYPES[key] = made.dtype
     return torch.empty(shape, dtype=_DTYPES[key], device="meta")
+
+
+def _broadcast(shapes: list[torch.Size]) -> torch.Size:
+    made = [1] * max(map(len, shapes))
+    for shape in shapes:
+        for d in range(-len(shape), 0):
+            if shape[d] != 1 and made[d] not in (1, shape[d]):
+                raise RuntimeError(f"sizes {list(map(list, shapes))} do not go together")
+            made[d] = made[d] if shape[d] == 1 else shape[d]
+    return torch.Size(made)
 
 
 SHAPES["elementwise"] = _elementwise_shape
@@ -69,13 +79,13 @@ SHAPES["elementwise"] = _elementwise_shape
 def _mean_shape(op: Op) -> Tensor:
     x, (dims, keepdim) = op.args[0], dims_of(op, op.args[0])
     shape = [1 if d in dims else size for d, size in enumerate(x.shape) if keepdim or d not in dims]
-    return x.new_empty(shape)
+    return _empty(x, shape)
 
 
 def _adaptive_shape(op: Op) -> Tensor:
     x, size, rank = op.args[0], op.args[1], positions_of(op)
     sizes = [size] * rank if isinstance(size, int) else list(size) * (rank // len(size))
-    return x.new_empty([*x.shape[:-rank], *sizes])
+    return _empty(x, [*x.shape[:-rank], *sizes])
 
 
 SHAPES["mean"] = _mean_shape

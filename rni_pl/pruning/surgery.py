@@ -1,5 +1,6 @@
 """Removal of channels: a new, smaller network made of the same module classes."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,52 +20,96 @@ REPEATS = {
     "input_size": ("weight_ih_l0", 1),
 }  # fmt: skip
 SAME = {"weight_v": "weight", "weight_orig": "weight", "running_mean": "weight"}
-Masks = dict[int, Tensor]  # dimension -> which of its elements stay, bool
+
+
+@dataclass(eq=False)
+class Mask:
+    """Which channels of a dimension stay.
+
+    Attributes:
+        kept: bool, shape (channels,).
+        count: how many stay.
+    """
+
+    kept: Tensor
+    count: int
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """Where those are that stay, shape (count,)."""
+        return self.kept.nonzero().flatten()
+
+    def groups(self, count: int) -> int:
+        """How many of `count` groups of equal size keep any."""
+        return int(self.kept.view(count, -1).any(1).sum()) if count > 1 else count
+
+
+Masks = dict[int, Mask]  # by dimension
 
 
 @dataclass
 class Cut:
-    """What is left of a network: of parameters and buffers that lose something, and of sizes.
-
-    `places` has the indices of masks that were needed already.
-    """
+    """What is left of a network: of parameters and buffers that lose something, and of sizes."""
 
     left: dict[str, Masks] = field(default_factory=dict)
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    places: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, graph: DependencyGraph, keep: Tensor) -> "Cut":
         """`keep` says which dependency groups stay, bool, shape (groups,)."""
         cut, layers = cls(), dict[str, dict[str, Masks]]()
-        masks: dict[int, tuple[Tensor, bool]] = {}  # most parameters hold what others hold
+        masks: dict[int, Mask] = {}  # most parameters hold what others hold
         for name, axes in graph.parameters():
             for groups in axes.values():
                 if id(groups) not in masks:
-                    masks[id(groups)] = keep[groups], bool(keep[groups].all())
-            if not all(masks[id(groups)][1] for groups in axes.values()):
-                cut.left[name] = {d: masks[id(groups)][0] for d, groups in axes.items()}
+                    kept = keep[groups]
+                    masks[id(groups)] = Mask(kept, int(kept.sum()))
+            if any(masks[id(groups)].count < len(groups) for groups in axes.values()):
+                cut.left[name] = {d: masks[id(groups)] for d, groups in axes.items()}
                 layers.setdefault(layer_of(name), {}).setdefault(_role(name), cut.left[name])
         for layer, tensors in layers.items():
             cut.sizes[layer] = _sizes(graph.parts.modules[layer], tensors)
         for layer, channels in graph.layers.items():
-            module, kept = graph.parts.modules[layer], keep[channels.outputs]
+            module = graph.parts.modules[layer]
             if isinstance(module, nn.ConstantPad3d):
+                kept = keep[channels.outputs]
                 front = int(kept[: module.padding[4]].sum())
                 widths = (*module.padding[:4], front, int(kept.sum()) - front)
                 cut.sizes[layer] = {"padding": widths}
             elif isinstance(module, nn.GroupNorm):
-                alive = int(kept.view(module.num_groups, -1).any(1).sum())
-                cut.sizes[layer] = {"num_channels": int(kept.sum()), "num_groups": alive}
+                kept = keep[channels.outputs]
+                mask = Mask(kept, int(kept.sum()))
+                alive = mask.groups(module.num_groups)
+                cut.sizes[layer] = {"num_channels": mask.count, "num_groups": alive}
         return cut
+
+    def shape(self, name: str, tensor: Tensor) -> list[int]:
+        """The size of what is left of a parameter or buffer."""
+        masks = self.left.get(name, {})
+        return [masks[d].count if d in masks else n for d, n in enumerate(tensor.shape)]
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         """What is left of a parameter or buffer: itself if that is all."""
         for dim, mask in self.left.get(name, {}).items():
-            if id(mask) not in self.places:
-                self.places[id(mask)] = mask, mask.nonzero().flatten()
-            tensor = tensor.index_select(dim, self.places[id(mask)][1].to(tensor.device))
+            if mask.count < len(mask.kept):
+                tensor = tensor.index_select(dim, mask.places.to(tensor.device))
         return tensor
+
+    def tensors(self, parts: Parts) -> dict[str, Tensor]:
+        """What is left of all parameters and buffers; large ones are sliced, never copied whole."""
+        with torch.inference_mode(False), torch.no_grad():
+            return {name: self._copied(name, tensor) for name, tensor in parts.tensors.items()}
+
+    def _copied(self, name: str, tensor: Tensor) -> Tensor:
+        data = tensor.detach()
+        data = self.slice(name, data) if name in self.left else data.clone()
+        if tensor.ndim == 4 and name in self.left and not tensor.is_contiguous():
+            data = data.contiguous(memory_format=torch.channels_last)
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(data, requires_grad=tensor.requires_grad)
+            vars(new).update(vars(tensor))
+            return new
+        return data
 
     def resize(self, parts: Parts) -> Parts:
         """Give a copy's layers their new sizes."""
@@ -91,8 +136,8 @@ def _sizes(module: nn.Module, tensors: Mapping[str, Masks]) -> dict[str, Any]:
     sizes = {}
     for key, (name, dim) in REPEATS.items():
         mask = tensors.get(name, {}).get(dim)
-        if mask is not None and vars(module).get(key) == len(mask):
-            sizes[key] = int(mask.sum())
+        if mask is not None and vars(module).get(key) == len(mask.kept):
+            sizes[key] = mask.count
     return sizes
 
 
@@ -103,30 +148,18 @@ def _conv_sizes(module: _ConvNd, weight: Masks) -> dict[str, Any]:
     one, other = (other, one) if transposed else (one, other)
     groups = module.groups
     if 0 in weight:
-        one = int(weight[0].sum())
-        groups = int(weight[0].view(groups, -1).any(1).sum())
-    other = groups * (int(weight[1].sum()) if 1 in weight else other // module.groups)
+        one, groups = weight[0].count, weight[0].groups(groups)
+    other = groups * (weight[1].count if 1 in weight else other // module.groups)
     inputs, outputs = (one, other) if transposed else (other, one)
     return {"in_channels": inputs, "out_channels": outputs, "groups": groups}
 
 
-def remove(parts: Parts, cut: Cut) -> Parts:
+def remove(parts: Parts, cut: Cut, tensors: Mapping[str, Tensor] | None = None) -> Parts:
     """A copy of a network without what is cut, on the same device and in the same modes.
 
-    Large weights are sliced, never copied whole; the network given is not touched.
+    `tensors` are what is left of parameters and buffers, where that is known already. The network
+    given is not touched.
     """
     with torch.inference_mode(False), torch.no_grad():
-        made = {name: _sliced(tensor, cut, name) for name, tensor in parts.tensors.items()}
+        made = cut.tensors(parts) if tensors is None else tensors
         return cut.resize(parts.copy(made))
-
-
-def _sliced(tensor: Tensor, cut: Cut, name: str) -> Tensor:
-    data = tensor.detach()
-    data = cut.slice(name, data) if name in cut.left else data.clone()
-    if tensor.ndim == 4 and name in cut.left and not tensor.is_contiguous():
-        data = data.contiguous(memory_format=torch.channels_last)
-    if isinstance(tensor, nn.Parameter):
-        new = nn.Parameter(data, requires_grad=tensor.requires_grad)
-        vars(new).update(vars(tensor))
-        return new
-    return data

@@ -11,17 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes
+from torch import Tensor, nn
 
 from rni_pl.copying import Parts
 from rni_pl.errors import PruningError
-from rni_pl.pruning.channels import Channels
+from rni_pl.pruning import layers, moves  # noqa: F401  # they register their rules
 from rni_pl.pruning.dependency import DependencyGraph
-from rni_pl.pruning.ids import all_ids
+from rni_pl.pruning.mode import asks_for_mode
 from rni_pl.pruning.ops import layer_of
-from rni_pl.pruning.propagate import Propagation
-from rni_pl.pruning.watch import Example, asks_for_mode, forward, tensors_in, twin
+from rni_pl.pruning.propagate import Channels, Propagation
+from rni_pl.pruning.run import Example, tensors_in, twin, without_content
 
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 
@@ -71,10 +70,10 @@ def check_network(model: nn.Module) -> None:
 def _traced(model: nn.Module, example: Example, real: bool) -> DependencyGraph:
     parts = Parts.of(model)
     graph = DependencyGraph(parts, example, Channels(), real=real)
-    graph.twin = network = twin(parts, graph.channels.parameters, real)
+    graph.twin = network = _labelled(graph)
     under = Propagation(graph.channels, not real, max(example.images, 1))
-    forward(network, example, under, training=False)
-    graph.runs[False] = under.records
+    under.forward(network, example)
+    graph.runs[False] = under.ops
     unreached = _unreached(graph)
     graph.has_more = bool(unreached) or asks_for_mode(parts.modules.values())
     if graph.has_more:
@@ -82,9 +81,18 @@ def _traced(model: nn.Module, example: Example, real: bool) -> DependencyGraph:
         unreached = _unreached(graph)
     _fix_shared(graph)
     if unreached:
-        _fix_around(graph, twin(parts, graph.channels.parameters, real), unreached)
+        _fix_around(graph, _labelled(graph), unreached)
     graph.resolve()
     return graph
+
+
+def _labelled(graph: DependencyGraph) -> Parts:
+    """A copy of the network to run, whose parameters carry their labels."""
+
+    def stand_in(name: str, x: Tensor) -> Tensor:
+        return x.clone() if graph.real else without_content(x)
+
+    return twin(graph.parts, stand_in, graph.channels.parameters)
 
 
 def _watch_training(graph: DependencyGraph, network: Parts) -> None:
@@ -96,8 +104,8 @@ def _watch_training(graph: DependencyGraph, network: Parts) -> None:
         before = [len(each) for each in noted]
         under = Propagation(graph.channels, not graph.real)
         with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
-            forward(network, example, under, training=True)
-            graph.runs[True], graph.training_example = under.records, example
+            under.forward(network, example, training=True)
+            graph.runs[True], graph.training_example = under.ops, example
             return
         for each, length in zip(noted, before, strict=True):
             del each[length:]
@@ -107,8 +115,8 @@ def _unreached(graph: DependencyGraph) -> list[str]:
     """Layers with parameters that no run has reached."""
     reached = {
         layer_of(label.name)
-        for r in graph.records()
-        for label in r.inputs
+        for op in graph.all_ops()
+        for label in op.inputs
         if label is not None and label.name
     }
     return [
@@ -163,7 +171,7 @@ def _fix_around(graph: DependencyGraph, network: Parts, unreached: list[str]) ->
         )
         for child in _children(network.modules[parent]):
             child.register_forward_hook(lambda *given, hold=hold: hold(given[-1]))
-    forward(network, graph.example, under, training=False)
+    under.forward(network, graph.example)
     for parent in holders:
         for module in (network.modules[parent], *_children(network.modules[parent])):
             module._forward_hooks.clear()
@@ -171,7 +179,7 @@ def _fix_around(graph: DependencyGraph, network: Parts, unreached: list[str]) ->
 
 
 def _has_run(graph: DependencyGraph, module: str) -> bool:
-    return any(record.layer.startswith(f"{module}.") for record in graph.records())
+    return any(op.layer.startswith(f"{module}.") for op in graph.all_ops())
 
 
 def _children(module: nn.Module) -> Iterator[nn.Module]:
@@ -183,6 +191,4 @@ def _children(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _hold_all(under: Propagation, why: str, widths: set[int], given: Any) -> None:
-    with _disable_current_modes():
-        tensors = [x for x in tensors_in(given) if widths.intersection(x.shape)]
-        under.pin(all_ids(under.label(x) for x in tensors), why)
+    under.pin_all([x for x in tensors_in(given) if widths.intersection(x.shape)], why)
