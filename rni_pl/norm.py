@@ -1,7 +1,7 @@
 """BatchNorm layers, of every rank, whose scales rank the channels."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -166,11 +166,14 @@ def silence(norm: _BatchNorm, channels: Tensor) -> None:
     norm.weight[channels] = far_out if isinstance(norm, SigmoidBatchNorm) else 0.0
 
 
+def has_scales(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    """Whether this is a BatchNorm (SigBN too) that has scales."""
+    return isinstance(module, _BatchNorm) and module.affine
+
+
 def scaled_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    """Names and layers of every BatchNorm (SigBN too) that has scales, in the model's order."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.affine:
-            yield name, module
+    """Names and layers of every BatchNorm that has scales, in the model's order."""
+    return ((name, module) for name, module in model.named_modules() if has_scales(module))
 
 
 @torch.no_grad()

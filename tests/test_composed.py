@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from rni_pl import convert_batchnorm
 from rni_pl.cost import macs, parameter_count
 from rni_pl.pruning import prune
-from rni_pl.pruning.selection import Costs
+from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.trace import trace
 
 

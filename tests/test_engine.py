@@ -23,7 +23,7 @@ from rni_pl import models
 from rni_pl.cost import macs_on, parameter_count
 from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
-from rni_pl.pruning.selection import Costs
+from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.trace import trace
 from rni_pl.structure import resize, structure_of
 

@@ -19,7 +19,7 @@ from rni_pl.cost import macs, macs_on
 from rni_pl.errors import ConfigError, PruningError
 from rni_pl.penalties import L1
 from rni_pl.pruning import prune
-from rni_pl.pruning.selection import Costs
+from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.trace import trace
 from rni_pl.recalibrate import recalibrate
 

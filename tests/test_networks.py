@@ -18,7 +18,7 @@ from rni_pl.errors import PruningError
 from rni_pl.models import resnet20
 from rni_pl.norm import SigmoidBatchNormAct2d
 from rni_pl.pruning import prune
-from rni_pl.pruning.selection import Costs
+from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.trace import trace
 from rni_pl.recalibrate import recalibrate
 from rni_pl.spec import ModelSpec, check_output

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from rni_pl.cost import macs
 from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
-from rni_pl.pruning.importance import Candidates
-from rni_pl.pruning.selection import Floor, cut_to_budget, keep_above, quantile, ranked, thresholds
+from rni_pl.pruning.selection import Candidates, Floor, cut_to_budget
 from rni_pl.stages.finetuning import _warn_if_missed
 from rni_pl.valley import find_valley
 
@@ -22,7 +21,6 @@ def candidates(*layers: list[float], width: int = 1) -> Candidates:
         scores=scores,
         channels=torch.full((len(scores),), width),
         layer_set=layer_set,
-        layers=[(f"bn{i}",) for i in range(len(layers))],
         widths=[(width,)] * len(layers),
     )
 
@@ -30,9 +28,7 @@ def candidates(*layers: list[float], width: int = 1) -> Candidates:
 def kept(
     found: Candidates, ratio: float, scope: str = "global", floor: Floor | None = None
 ) -> list[int]:
-    by_layer = ranked(found)
-    limits = thresholds(found, by_layer, ratio, scope)
-    mask = keep_above(found, by_layer, limits, floor or Floor(min_channels=1))
+    mask = found.keep_above(found.thresholds(ratio, scope), floor or Floor(min_channels=1))
     return mask.nonzero().flatten().tolist()
 
 
@@ -41,9 +37,10 @@ def test_score_at_the_threshold_goes() -> None:
 
 
 def test_threshold_is_the_interpolated_quantile() -> None:
-    scores = torch.tensor([4.0, 0.0, 1.0, 2.0], dtype=torch.float64)
-    assert quantile(scores, torch.ones(4, dtype=torch.long), 0.5) == pytest.approx(1.5)
-    assert quantile(scores, torch.tensor([1, 3, 1, 1]), 0.5) == pytest.approx(0.5)
+    found = candidates([4.0, 0.0, 1.0, 2.0])
+    assert found.quantile(0.5) == pytest.approx(1.5)
+    found.channels = torch.tensor([1, 3, 1, 1])
+    assert found.quantile(0.5) == pytest.approx(0.5)
 
 
 def test_global_ranks_all_layers_local_each() -> None:

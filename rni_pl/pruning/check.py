@@ -78,7 +78,7 @@ class Check(Run):
 
     def _fits(self, found: Sequence[int], label: Label, before: Sequence[int]) -> bool:
         """Whether a tensor has the size that is left of what it had."""
-        left = dict(enumerate([] if self.by_value else before))
+        left = list(found if self.by_value else before)
         if label.full is not None:
             kept = self.kept[collapse(label.full)[0].abs()]
             for d in [d for d in range(kept.ndim) if kept.size(d) > 1]:
@@ -86,7 +86,7 @@ class Check(Run):
         for d, axis in label.axes.items():
             if axis.ids is not None:
                 left[d] = self._count(axis.ids)
-        return all(found[d] == size > 0 or found[d] == before[d] == 0 for d, size in left.items())
+        return list(found) == left and (0 not in left or 0 in before)
 
     def _count(self, ids: Tensor) -> int:
         if id(ids) not in self.counts:

@@ -65,8 +65,8 @@ class DependencyGraph:
         self.size = len(roots)
         self.layers = {
             name: LayerChannels(
-                None if each.inputs is None else self.group_of[each.inputs],
-                self.group_of[each.outputs],
+                None if each.inputs is None else self._groups_of(each.inputs),
+                self._groups_of(each.outputs),
             )
             for name, each in channels.layers.items()
         }
@@ -96,15 +96,21 @@ class DependencyGraph:
         Those that hold the same channels are given the same tensor.
         """
         for name, label in self.channels.parameters.items():
-            found: dict[int, Tensor] = {}
-            for d, axis in label.axes.items():
-                if axis.ids is None:
-                    continue
-                key = id(axis.ids)
-                if key not in self._groups:
-                    self._groups[key] = axis.ids, self.group_of[axis.ids]
-                found[d] = self._groups[key][1]
-            yield name, found
+            yield (
+                name,
+                {
+                    d: self._groups_of(axis.ids)
+                    for d, axis in label.axes.items()
+                    if axis.ids is not None
+                },
+            )
+
+    def _groups_of(self, ids: Tensor) -> Tensor:
+        """The groups of a vector of ids; the same tensor each time that it is asked for."""
+        key = id(ids)
+        if key not in self._groups:
+            self._groups[key] = ids, self.group_of[ids]
+        return self._groups[key][1]
 
     def fix(self, ids: Tensor, why: str) -> bool:
         """Keep channels for good; whether any of them could have gone before."""

@@ -71,10 +71,12 @@ def _grouped(
         run.bind(weight, 1, reads[0])
         run.channels.columns.add((run.label(weight).name, 1))  # type: ignore[union-attr]
         return outputs
-    run.bind(weight, 1, zeros(weight.size(1)))
+    if weight.size(1) > 1:
+        run.bind(weight, 1, zeros(weight.size(1)))
     if reads.size(1) > 1:
         run.tie(reads[:, :1].expand_as(reads), reads)
-    run.tie(reads[:, :1].expand_as(makes), makes)
+    first = reads[:, 0]
+    run.tie(first if makes.size(1) == 1 else first.repeat_interleave(makes.size(1)), outputs.ids)  # type: ignore[arg-type]
     if inputs.loud is False:
         return Axis(outputs.ids, loud=bias is not None)
     loud = (inputs.signed.view(groups, -1) < 0).any(1, keepdim=True) | (bias is not None)

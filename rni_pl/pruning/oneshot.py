@@ -66,7 +66,7 @@ def prune(
     plan, pruned = plan_that_fits(graph, options, verify)
     network = pruned.network
     absorbed: Absorbed | None = absorb_constants(network, graph, plan.keep) if absorb else None
-    return network, report_of(graph, plan, options, network, absorbed)
+    return network, report_of(graph, plan, options, pruned, absorbed)
 
 
 def plan_that_fits(

@@ -1,6 +1,7 @@
 """What to remove: from scores and what the user asks for to a mask of dependency groups."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from rni_pl.cost import macs_on, parameter_count
 from rni_pl.errors import PruningError
-from rni_pl.pruning import importance, selection
+from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.dependency import DependencyGraph
+from rni_pl.pruning.selection import SCOPES, TARGETS, Candidates, Floor, cut_to_budget
 from rni_pl.valley import MAX_DEPTH, find_valley
 
 
@@ -32,8 +34,8 @@ class PruningOptions:
             raise PruningError(
                 f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1, or auto"
             )
-        _one_of("scope", self.scope, selection.SCOPES)
-        _one_of("target", self.target, selection.TARGETS)
+        _one_of("scope", self.scope, SCOPES)
+        _one_of("target", self.target, TARGETS)
         if ratio == "auto" and self.scope != "global":
             raise PruningError(
                 f"prune.ratio=auto with prune.scope={self.scope} is not allowed: it cuts all "
@@ -46,11 +48,6 @@ class PruningOptions:
             object.__setattr__(self, name, int(value))  # NumPy's numbers as well
         if isinstance(ratio, Real) and not isinstance(ratio, int):
             object.__setattr__(self, "ratio", float(ratio))
-
-    @property
-    def floor(self) -> selection.Floor:
-        """What every layer keeps."""
-        return selection.Floor(self.min_channels, self.round_to)
 
 
 @dataclass
@@ -71,113 +68,88 @@ def make_plan(graph: DependencyGraph, options: PruningOptions) -> Plan:
     Raises:
         PruningError: nothing can be pruned, the ratio leaves too little, or no valley is there.
     """
-    by_layer = importance.channel_scores(graph.model, graph.scaled)
     removable = removable_groups(graph, options.coupled)
-    candidates = importance.candidates(graph, by_layer, removable)
-    if not len(candidates.groups):
+    found = Candidates.of(graph, removable)
+    if not len(found.groups):
         raise PruningError(
             f"nothing to prune in {type(graph.model).__name__}: {why_nothing(graph)}"
         )
-    selector = _Selector(graph, candidates, options)
-    keep = selector.select()
-    return Plan(removable, keep, selector.is_limited(keep))
+    keep = torch.ones(graph.size, dtype=torch.bool, device="cpu")
+    chosen = _select(graph, found, options)
+    keep[found.groups] = chosen
+    by_channels = options.target == "channels" and not isinstance(options.ratio, str)
+    if not by_channels or not options.ratio:
+        return Plan(removable, keep)
+    limits = found.thresholds(options.ratio, options.scope)  # type: ignore[arg-type]
+    if options.round_to == 1:
+        _warn_of_ties(found, chosen, options.ratio, limits)  # type: ignore[arg-type]
+    return Plan(removable, keep, int(found.above(limits).sum()) < int(chosen.sum()))
 
 
-class _Selector:
-    """A user's options applied to the candidates of a graph."""
+def _select(graph: DependencyGraph, found: Candidates, options: PruningOptions) -> Tensor:
+    """Mask of the candidates to keep."""
 
-    def __init__(
-        self, graph: DependencyGraph, candidates: importance.Candidates, options: PruningOptions
-    ) -> None:
-        self.graph, self.candidates, self.options = graph, candidates, options
-        self.layers = selection.ranked(candidates)
-
-    def select(self) -> Tensor:
-        """Mask of the groups to keep, shape (graph.size,)."""
-        ratio = self.options.ratio
+    def cut(ratio: float) -> Tensor:
         if ratio == 0:
-            return torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
-        if isinstance(ratio, str):
-            return self._above([self._valley()] * len(self.layers))
-        by_channels = self.options.target == "channels"
-        if by_channels:
-            selection.check_enough_left(self.candidates, ratio)
-        if by_channels and self.options.round_to == 1:
-            keep = self._cut(ratio)  # the paper's rule, to the letter
-            self._warn_of_ties(keep, ratio)
-            return keep
-        steps = int(self.candidates.channels.sum())
-        return selection.cut_to_budget(self._cut, self._removed(), ratio, steps)
+            return torch.ones(len(found.groups), dtype=torch.bool, device="cpu")
+        return found.keep_above(found.thresholds(ratio, options.scope), floor)
 
-    def is_limited(self, keep: Tensor) -> bool:
-        """Whether scores alone would keep less, where the ratio is one of channels."""
-        options = self.options
-        if isinstance(options.ratio, str) or not options.ratio or options.target != "channels":
-            return False
-        found = self.candidates
-        limits = selection.thresholds(found, self.layers, options.ratio, options.scope)
-        above = (
-            found.scores > torch.tensor(limits, dtype=torch.double, device="cpu")[found.layer_set]
+    ratio, floor = options.ratio, Floor(options.min_channels, options.round_to)
+    if isinstance(ratio, str):
+        limits = torch.full((len(found.widths),), _valley(found), dtype=torch.double, device="cpu")
+        return found.keep_above(limits, floor)
+    if options.target == "channels" and ratio:
+        found.check_enough_left(ratio)
+    if ratio == 0 or (options.target == "channels" and options.round_to == 1):
+        return cut(ratio)  # the paper's rule, to the letter
+    removed = _removed(graph, found, options.target)
+    return cut_to_budget(cut, removed, ratio, steps=int(found.channels.sum()))
+
+
+def _removed(graph: DependencyGraph, found: Candidates, target: str) -> Callable[[Tensor], float]:
+    """The share of what `target` names that a mask of candidates removes."""
+    if target == "channels":
+        return lambda chosen: float(found.channels[~chosen].sum() / found.channels.sum())
+    costs, everything = Costs(graph), torch.ones(graph.size, dtype=torch.bool, device="cpu")
+    if target == "params":
+        count, total = costs.params, parameter_count(graph.model)
+    else:
+        count, total = costs.macs, macs_on(graph.model, graph.example.args, graph.example.kwargs)
+
+    def removed(chosen: Tensor) -> float:
+        keep = everything.clone()
+        keep[found.groups] = chosen
+        return (count(everything) - count(keep)) / total
+
+    return removed
+
+
+def _warn_of_ties(found: Candidates, chosen: Tensor, ratio: float, limits: Tensor) -> None:
+    """Warn where many channels share the score at the quantile: all of them go, or none."""
+    removed = float(found.channels[~chosen].sum() / found.channels.sum())
+    if abs(removed - ratio) <= 0.05:
+        return
+    tied = found.scores == limits[found.layer_set]
+    alike = int(found.layer_set[tied].bincount(minlength=1).max())
+    if alike > 1:
+        warnings.warn(
+            f"prune.ratio={ratio}: {removed:.1%} of the channels go, as {alike} of a layer "
+            "have the very score that divides them",
+            stacklevel=2,
         )
-        return int(above.sum()) < int(keep[found.groups].sum())
 
-    def _warn_of_ties(self, keep: Tensor, ratio: float) -> None:
-        """Warn where many channels share the score at the quantile: all of them go, or none."""
-        removed, scores = self._removed()(keep), self.candidates.scores
-        if abs(removed - ratio) <= 0.05:
-            return
-        limits = selection.thresholds(self.candidates, self.layers, ratio, self.options.scope)
-        alike = max(
-            int((scores[layer.places] == limit).sum())
-            for layer, limit in zip(self.layers, limits, strict=True)
+
+def _valley(found: Candidates) -> float:
+    valley = find_valley(found.scores.repeat_interleave(found.channels))
+    if valley is None or not valley.divides:
+        seen = "a single mode"
+        if valley is not None:
+            seen = f"a valley where the density is {valley.depth:.3f} of the lower peak's"
+        raise PruningError(
+            f"prune.ratio=auto: the scores show {seen}, not two modes with a valley under "
+            f"{MAX_DEPTH} of the lower peak; give a ratio"
         )
-        if alike > 1:
-            warnings.warn(
-                f"prune.ratio={ratio}: {removed:.1%} of the channels go, as {alike} of a layer "
-                "have the very score that divides them",
-                stacklevel=2,
-            )
-
-    def _cut(self, ratio: float) -> Tensor:
-        if ratio == 0:
-            return torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
-        scope = self.options.scope
-        limits = selection.thresholds(self.candidates, self.layers, ratio, scope)
-        return self._above(limits)
-
-    def _above(self, limits: list[float]) -> Tensor:
-        keep = torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
-        keep[self.candidates.groups] = selection.keep_above(
-            self.candidates, self.layers, limits, self.options.floor
-        )
-        return keep
-
-    def _valley(self) -> float:
-        found = find_valley(self.candidates.scores.repeat_interleave(self.candidates.channels))
-        if found is None or not found.divides:
-            seen = "a single mode"
-            if found is not None:
-                seen = f"a valley where the density is {found.depth:.3f} of the lower peak's"
-            raise PruningError(
-                f"prune.ratio=auto: the scores show {seen}, not two modes with a valley under "
-                f"{MAX_DEPTH} of the lower peak; give a ratio"
-            )
-        return found.score
-
-    def _removed(self) -> selection.Removed:
-        everything = torch.ones(self.graph.size, dtype=torch.bool, device="cpu")
-        if self.options.target == "channels":
-            groups, channels = self.candidates.groups, self.candidates.channels
-            return lambda keep: float((~keep[groups] * channels).sum() / channels.sum())
-        costs = selection.Costs(self.graph)
-        if self.options.target == "params":
-            dense, total = costs.params(everything), parameter_count(self.graph.model)
-            return lambda keep: (dense - costs.params(keep)) / total
-        dense, total = (
-            costs.macs(everything),
-            macs_on(self.graph.model, self.graph.example.args, self.graph.example.kwargs),
-        )
-        return lambda keep: (dense - costs.macs(keep)) / total
+    return valley.score
 
 
 def removable_groups(graph: DependencyGraph, coupled: bool) -> Tensor:

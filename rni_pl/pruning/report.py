@@ -7,11 +7,13 @@ from typing import Any
 from torch import nn
 
 from rni_pl import norm
-from rni_pl.cost import parameter_count
+from rni_pl.copying import Parts
 from rni_pl.pruning.absorb import Absorbed
+from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.plan import Plan, PruningOptions, why_stays
-from rni_pl.pruning.selection import Costs
+
+HEAD = ["layer", "before", "after", "stays", "why it is whole"]
 
 
 @dataclass
@@ -31,6 +33,7 @@ class PruningReport:
         constants: layers that read a constant of removed channels, which went with them.
         params: parameters before and after.
         macs: multiply-accumulates of one image before and after, of layers with weights.
+        whole: norm layer in `skipped` -> its number of channels.
     """
 
     ratio: float | str
@@ -65,32 +68,23 @@ class PruningReport:
         """All of it in plain values."""
         return {**asdict(self), "removed": self.removed}
 
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Layer, channels before and after, share that stays, and why it is whole."""
-        found = [
-            (
-                name,
-                f"{self.widths[name]}",
-                f"{len(kept)}",
-                f"{len(kept) / self.widths[name]:.0%}",
-                "",
-            )
-            for name, kept in self.kept.items()
+    def rows(self) -> list[list[str]]:
+        """Layer, channels before and after, the share that stays, and why it is whole."""
+        sizes = [(name, self.widths[name], len(kept), "") for name, kept in self.kept.items()]
+        sizes += [
+            (name, self.whole[name], self.whole[name], why) for name, why in self.skipped.items()
         ]
-        found += [
-            (name, f"{n}" if (n := self.whole.get(name)) else "", f"{n}" if n else "", "100%", why)
-            for name, why in self.skipped.items()
+        return [
+            [name, f"{before}", f"{after}", f"{after / before:.0%}", why]
+            for name, before, after, why in sizes
         ]
-        return found
 
     def summary(self) -> list[str]:
         """The totals, and what is to be known beside them."""
         channels = f"{self.channels_dense} -> {self.channels_pruned} channels"
         lines = [f"{channels} of {len(self.kept)} layers ({self.removed:.1%} removed)"]
-        asked = (
-            self.ratio if self.target == "channels" and not isinstance(self.ratio, str) else None
-        )
-        if asked is not None and abs(self.removed - asked) > 0.005:
+        asked = self.ratio if self.target == "channels" else None
+        if isinstance(asked, float | int) and abs(self.removed - asked) > 0.005:
             more = self.limited and self.removed < asked
             cause = "; min_channels or round_to keep more" if more else ""
             lines[0] += f", asked: {asked:.1%}{cause}"
@@ -103,24 +97,19 @@ class PruningReport:
 
     def __str__(self) -> str:
         """The table."""
-        head = ("layer", "before", "after", "stays", "why it is whole")
-        rows = [head, *self.rows()]
+        rows = [HEAD, *self.rows()]
         widths = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(row[i].rjust(widths[i]) for i in (1, 2, 3)), row[4]]
-            )
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:4], widths[1:]), row[4]])
             for row in rows
         ]
         return "\n".join([*(line.rstrip() for line in lines), "", *self.summary()])
 
     def _repr_html_(self) -> str:
         """The table in a notebook."""
-        head = "".join(f"<th>{h}</th>" for h in ("layer", "before", "after", "stays", "why whole"))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self.rows()
-        )
+        rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self.rows()]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        head = "".join(f"<th>{title}</th>" for title in HEAD)
         totals = "<br>".join(escape(line) for line in self.summary())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{totals}</p>"
 
@@ -129,7 +118,7 @@ def report_of(
     graph: DependencyGraph,
     plan: Plan,
     options: PruningOptions,
-    pruned: nn.Module,
+    pruned: Parts,
     absorbed: Absorbed | None,
 ) -> PruningReport:
     """What a plan removed."""
@@ -141,19 +130,20 @@ def report_of(
             widths[name] = len(groups)
         else:
             skipped[name], whole[name] = why_stays(graph, name), len(groups)
-    for name, layer in norm.scaled_norms(graph.model):
-        if name not in graph.scaled:
+    for name, layer in graph.parts.modules.items():
+        if norm.has_scales(layer) and name not in graph.scaled:
             skipped[name], whole[name] = graph.why_unknown(name), layer.num_features
-    costs = Costs(graph)
-    everything = plan.keep.new_ones(graph.size)
-    constants = [
-        ids for ids in graph.channels.constants if not plan.keep[graph.group_of[ids]].all()
-    ]
+    costs, everything = Costs(graph), plan.keep.new_ones(graph.size)
+    constant = any(not plan.keep[graph.group_of[ids]].all() for ids in graph.channels.constants)
     return PruningReport(
         options.ratio, options.scope, options.target, kept, skipped, widths, absorbed,
         limited=plan.limited,
-        constants=bool(constants),
-        params=(parameter_count(graph.model), parameter_count(pruned)),
+        constants=constant,
+        params=(_count(graph.parts), _count(pruned)),
         macs=(costs.macs(everything), costs.macs(plan.keep)),
         whole=whole,
     )  # fmt: skip
+
+
+def _count(parts: Parts) -> int:
+    return sum(x.numel() for x in parts.tensors.values() if isinstance(x, nn.Parameter))

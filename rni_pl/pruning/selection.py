@@ -1,22 +1,20 @@
-"""Which dependency groups to keep: by thresholds on their scores, or within a budget."""
+"""Selection: from the importance of dependency groups to a mask of those that are kept."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from rni_pl import norm
 from rni_pl.errors import PruningError
 from rni_pl.pruning.dependency import DependencyGraph
-from rni_pl.pruning.importance import Candidates
 
 SCOPES = ("global", "local")
 TARGETS = ("channels", "params", "macs")
 TOLERANCE = 0.01  # how far over its budget a cut may be, as a share of the network
-
-# The share of the cost that a mask of kept groups removes.
-Removed = Callable[[Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -28,77 +26,142 @@ class Floor:
     min_channels: int = 3
     round_to: int = 1
 
-    def groups(self, wanted: int, ranked: "Ranked") -> int:
-        """Number of groups to keep, where `wanted` are above the threshold."""
-        step = math.lcm(*(self.round_to // math.gcd(self.round_to, w) for w in ranked.widths))
-        least = max(wanted, math.ceil(self.min_channels / min(ranked.widths)))
-        return min(math.ceil(least / step) * step, len(ranked.places))
+    def groups(self, wanted: int, widths: tuple[int, ...], count: int) -> int:
+        """Number of groups to keep of `count`, where `wanted` are above the threshold.
+
+        `widths` says how many channels one of them has in each of its layers.
+        """
+        step = math.lcm(*(self.round_to // math.gcd(self.round_to, w) for w in widths))
+        least = max(wanted, math.ceil(self.min_channels / min(widths)))
+        return min(math.ceil(least / step) * step, count)
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """The candidates of one layer, or of a set of layers that are pruned alike, by falling score.
+@dataclass
+class Candidates:
+    """Dependency groups that may be removed, K of them, in the order of the network.
 
-    `places` are indices into the candidates; `widths` says how many channels one of them has in
-    each of the layers.
+    Attributes:
+        groups: their numbers, shape (K,).
+        scores: the importance of each, float64, shape (K,): the mean over its scaled channels.
+        channels: scaled channels in each, shape (K,).
+        layer_set: which set of norm layers each belongs to, shape (K,). In a plain network a set
+            is one layer; layers that residual additions tie are one set.
+        widths: of each set: how many channels one group has in each of its layers.
     """
 
-    places: Tensor
-    widths: tuple[int, ...]
+    groups: Tensor
+    scores: Tensor
+    channels: Tensor
+    layer_set: Tensor
+    widths: list[tuple[int, ...]]
+
+    @classmethod
+    def of(cls, graph: DependencyGraph, removable: Tensor) -> "Candidates":
+        """The groups with scaled channels that are `removable`, bool, shape (graph.size,)."""
+        held = [graph.layers[name].outputs for name in graph.scaled]
+        if not held:
+            none = torch.zeros(0, dtype=torch.long, device="cpu")
+            return cls(none, none.double(), none, none, [])
+        flat, scores = torch.cat(held), channel_scores(graph)
+        total = scores.new_zeros(graph.size).index_add_(0, flat, scores)
+        channels = flat.bincount(minlength=graph.size)
+        groups = (removable & (channels > 0)).nonzero().flatten()
+        layer_set, widths = _layer_sets(flat, [len(each) for each in held], groups)
+        return cls(groups, total[groups] / channels[groups], channels[groups], layer_set, widths)
+
+    @functools.cached_property
+    def by_set(self) -> list[Tensor]:
+        """Places of the candidates of each set, by falling score."""
+        order = self.scores.argsort(descending=True, stable=True)
+        order = order[self.layer_set[order].argsort(stable=True)]
+        return list(order.split(self.layer_set.bincount(minlength=len(self.widths)).tolist()))
+
+    def quantile(self, ratio: float, places: Tensor | None = None) -> float:
+        """The `ratio` quantile of scores, each counted once per channel, linearly interpolated."""
+        scores, channels = self.scores, self.channels
+        if places is not None:
+            scores, channels = scores[places], channels[places]
+        return float(torch.quantile(scores.repeat_interleave(channels), ratio))
+
+    def thresholds(self, ratio: float, scope: str) -> Tensor:
+        """``quantile(scores, ratio)`` for each set, the same or its own; float64."""
+        if scope == "global":
+            found = [self.quantile(ratio)] * len(self.widths)
+        else:
+            found = [self.quantile(ratio, places) for places in self.by_set]
+        return torch.tensor(found, dtype=torch.double, device="cpu")
+
+    def above(self, limits: Tensor) -> Tensor:
+        """Mask of the candidates that score above their set's limit, shape (K,)."""
+        return self.scores > limits[self.layer_set]
+
+    def keep_above(self, limits: Tensor, floor: Floor) -> Tensor:
+        """Mask of the candidates to keep, shape (K,).
+
+        A layer that would keep less than `floor` asks for keeps its highest-scored.
+        """
+        keep = torch.zeros(len(self.groups), dtype=torch.bool, device="cpu")
+        wanted = self.layer_set[self.above(limits)].bincount(minlength=len(self.widths)).tolist()
+        for above, widths, places in zip(wanted, self.widths, self.by_set, strict=True):
+            keep[places[: floor.groups(above, widths, len(places))]] = True
+        return keep
+
+    def check_enough_left(self, ratio: float) -> None:
+        """Raise `PruningError` where `ratio` leaves fewer channels than sets of layers."""
+        total, layers = int(self.channels.sum()), len(self.widths)
+        left = (1 - ratio) * total
+        if left < layers:
+            raise PruningError(
+                f"prune.ratio={ratio} leaves too little: {left:.1f} of {total} channels for "
+                f"{layers} layers; allowed here: ratio <= {1 - layers / total:.4f}"
+            )
 
 
-def ranked(candidates: Candidates) -> list[Ranked]:
-    """The candidates, layer by layer."""
-    found = []
-    for index, widths in enumerate(candidates.widths):
-        places = (candidates.layer_set == index).nonzero().flatten()
-        order = candidates.scores[places].argsort(descending=True, stable=True)
-        found.append(Ranked(places[order], widths))
-    return found
+def channel_scores(graph: DependencyGraph) -> Tensor:
+    """Importance of every channel of the scaled layers: the size of its effective scale.
 
+    ``sigmoid(gamma)`` for SigBN (arXiv 2204.06404), ``abs(gamma)`` for BatchNorm. Layer after
+    layer, shape (channels,), float64, on the CPU.
 
-def thresholds(
-    candidates: Candidates, layers: list[Ranked], ratio: float, scope: str
-) -> list[float]:
-    """``quantile(scores, ratio)``, one for each layer: the same, or each layer's own."""
-    if scope == "global":
-        return [quantile(candidates.scores, candidates.channels, ratio)] * len(layers)
-    own = ((candidates.scores[each.places], candidates.channels[each.places]) for each in layers)
-    return [quantile(scores, channels, ratio) for scores, channels in own]
-
-
-def keep_above(
-    candidates: Candidates, layers: list[Ranked], limits: list[float], floor: Floor
-) -> Tensor:
-    """Mask of the candidates that score above their layer's limit, shape (K,).
-
-    A layer that would keep less than `floor` asks for keeps its highest-scored.
+    Raises:
+        PruningError: a scale is NaN or infinite.
     """
-    keep = torch.zeros(len(candidates.groups), dtype=torch.bool, device="cpu")
-    for each, limit in zip(layers, limits, strict=True):
-        above = int((candidates.scores[each.places] > limit).sum())
-        keep[each.places[: floor.groups(above, each)]] = True
-    return keep
+    modules = graph.parts.modules
+    scales = [norm.scale(modules[name]).detach().cpu() for name in graph.scaled]  # type: ignore[arg-type]
+    scores = torch.cat([each.double() for each in scales]).abs()
+    if not bool(scores.isfinite().all()):
+        finite = zip(graph.scaled, scales, strict=True)
+        name = next(name for name, each in finite if not each.isfinite().all())
+        raise PruningError(f"the scales of {name} are not finite: the network has diverged")
+    return scores
 
 
-def quantile(scores: Tensor, channels: Tensor, ratio: float) -> float:
-    """The `ratio` quantile of scores (linear interpolation), each counted once per channel."""
-    return float(torch.quantile(scores.repeat_interleave(channels), ratio))
+def _layer_sets(
+    held: Tensor, lengths: list[int], groups: Tensor
+) -> tuple[Tensor, list[tuple[int, ...]]]:
+    """The set of layers that each of `groups` is in, and the widths of one group there.
 
-
-def check_enough_left(candidates: Candidates, ratio: float) -> None:
-    """Raise `PruningError` where `ratio` leaves fewer channels than layers or coupled sets."""
-    total, layers = int(candidates.channels.sum()), len(candidates.layers)
-    left = (1 - ratio) * total
-    if left < layers:
-        raise PruningError(
-            f"prune.ratio={ratio} leaves too little: {left:.1f} of {total} channels for {layers} "
-            f"layers; allowed here: ratio <= {1 - layers / total:.4f}"
-        )
+    `held` are the groups of all layers' channels, one layer after the other.
+    """
+    count = len(lengths)
+    layer = torch.arange(count, device="cpu").repeat_interleave(torch.tensor(lengths, device="cpu"))
+    pairs, widths = (held * count + layer).unique(return_counts=True)
+    mark = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(0), device="cpu")
+    sums = torch.zeros(int(held.max()) + 1, dtype=torch.long, device="cpu")
+    sums.index_add_(0, pairs // count, mark[pairs % count])  # sums of other sets are others
+    _, layer_set = sums[groups].unique(return_inverse=True)
+    last = torch.zeros(
+        int(layer_set.max()) + 1 if len(groups) else 0, dtype=torch.long, device="cpu"
+    )
+    last[layer_set] = groups  # one group of each set stands for all
+    ends = torch.searchsorted(pairs, torch.stack([last, last + 1]) * count)
+    return layer_set, [
+        tuple(widths[start:end].tolist()) for start, end in zip(*ends.tolist(), strict=True)
+    ]
 
 
 def cut_to_budget(
-    cut: Callable[[float], Tensor], removed: Removed, share: float, steps: int
+    cut: Callable[[float], Tensor], removed: Callable[[Tensor], float], share: float, steps: int
 ) -> Tensor:
     """The mask of `cut` that removes the share nearest to `share`, and over it by 1 % at most.
 
@@ -115,62 +178,3 @@ def cut_to_budget(
     below, above = cut(low / steps), cut(high / steps)
     over, under = removed(above) - share, share - removed(below)
     return above if over <= min(TOLERANCE, max(under, 0)) else below
-
-
-class Costs:
-    """Parameters and multiply-accumulates as functions of the groups that are kept.
-
-    Covers whatever has weights for channels; the rest of a network (products of activations in
-    attention, for one) does not change with the channels and is left out. All is counted at once.
-    """
-
-    def __init__(self, graph: DependencyGraph) -> None:
-        tensors = graph.parts.tensors
-        held = [
-            (name, axes) for name, axes in graph.parameters()
-            if isinstance(tensors[name], nn.Parameter)
-            and (axes or name in graph.channels.beside)
-        ]  # fmt: skip
-        flat = [groups for _, axes in held for groups in axes.values()]
-        lengths = torch.tensor([len(groups) for groups in flat], device="cpu")
-        self._groups = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.long, device="cpu")
-        self._axis = torch.arange(len(flat), device="cpu").repeat_interleave(lengths)
-        self._owner = torch.tensor(
-            [i for i, (_, axes) in enumerate(held) for _ in axes], device="cpu"
-        )
-        rest = [
-            math.prod(n for d, n in enumerate(tensors[name].shape) if d not in axes)
-            for name, axes in held
-        ]
-        self._rest = torch.tensor(rest, dtype=torch.long, device="cpu")
-        each = [graph.channels.costs.get(name, 0) for name, _ in held]
-        self._each = torch.tensor(each, dtype=torch.long, device="cpu")
-        self._beside = [
-            (i, graph.group_of[axis.ids])
-            for i, (name, axes) in enumerate(held)
-            for axis in graph.channels.beside.get(name, ())
-            if axis.ids is not None and not _reads(axes, graph.group_of[axis.ids])
-        ]
-
-    def params(self, keep: Tensor) -> int:
-        """Parameters with the groups that `keep` (bool, shape (groups,)) marks."""
-        return int(self._sizes(keep).sum())
-
-    def macs(self, keep: Tensor) -> int:
-        """Multiply-accumulates of one image with the groups that `keep` marks."""
-        each = self._each
-        for i, groups in self._beside:
-            each = each.clone()
-            each[i] = each[i] * int(keep[groups].sum()) // len(groups)
-        return int((self._sizes(keep) * each).sum())
-
-    def _sizes(self, keep: Tensor) -> Tensor:
-        """The number of elements of each parameter."""
-        kept = torch.zeros(len(self._owner), dtype=torch.long, device="cpu")
-        kept.index_add_(0, self._axis, keep[self._groups].long())
-        return self._rest.scatter_reduce(0, self._owner, kept, "prod")
-
-
-def _reads(axes: dict[int, Tensor], groups: Tensor) -> bool:
-    """Whether channels are among those along a dimension of a parameter."""
-    return any(len(own) == len(groups) and torch.equal(own, groups) for own in axes.values())
