@@ -10,9 +10,9 @@ from PIL import Image
 from refusals import refused, unplug
 
 from rni_pl import recipe, rules
-from rni_pl.benchmark import engines
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
+from rni_pl.latency import engines
 from rni_pl.pruning import selection
 from rni_pl.stages import dispatch
 

@@ -203,7 +203,7 @@ def test_batch_too_small_for_the_processes(command: Callable) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("count", [5, 8, 9, 11, 16])
+@pytest.mark.parametrize("count", [7, 8, 9, 11, 16])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_processes_share_every_batch(training: bool, count: int, world_size: int) -> None:
     whole = list(SharedBatches(count, 4 * world_size, 1, training))

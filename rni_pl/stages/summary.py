@@ -13,6 +13,7 @@ from torch import nn
 from rni_pl.callbacks.history import Record
 from rni_pl.classifier import Classifier
 from rni_pl.cost import macs, parameter_count
+from rni_pl.latency.timing import seconds_a_batch
 from rni_pl.progress import busy
 from rni_pl.pruning import PruningReport
 from rni_pl.spec import ModelSpec
@@ -101,20 +102,15 @@ def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict
     In the layout in which `load_model` returns networks, as `rni_pl.benchmark` measures; what
     Lightning has tested is in another.
     """
-    # Brings ONNX Runtime and the exporter along, which hardly any run needs.
-    from rni_pl.benchmark.engines import Setup
-    from rni_pl.benchmark.speed import seconds_a_batch
-
-    setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
-    layout = torch.contiguous_format
+    batch, layout = 64, torch.contiguous_format
     copies = [copy.deepcopy(model).cpu().float() for model in (dense, pruned)]
     models = [model.to(memory_format=layout).eval() for model in copies]
     with busy("timing"):
-        before, after = seconds_a_batch(models, image_shape, setup)
+        before, after = seconds_a_batch(models, image_shape, batch, repeats=10)
     return {
-        "engine": setup.engine,
-        "batch": setup.batch,
-        "threads": setup.threads,
+        "engine": "eager",
+        "batch": batch,
+        "threads": torch.get_num_threads(),
         "dense_ms": 1000 * before,
         "pruned_ms": 1000 * after,
         "speedup": before / after,

@@ -2,31 +2,49 @@
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
-
-from rni_pl.benchmark.engines import ENGINES, Call, Setup
+from torch import Tensor, nn
 
 WARM_UP = 3  # calls, the first of which may compile
 SHORTEST = 0.02  # seconds: calls that take less are timed several at a time
 
+Call = Callable[[], object]
+Engine = Callable[[nn.Module, Tensor], Call]  # what runs a network on a batch, as often as called
+
+
+def eager(model: nn.Module, images: Tensor) -> Call:
+    """PyTorch, the network as `rni_pl.load_model` returns it."""
+
+    def call() -> Tensor:
+        with torch.inference_mode():
+            return model(images)
+
+    return call
+
 
 def seconds_a_batch(
-    models: Sequence[nn.Module], image_shape: Sequence[int], setup: Setup
-) -> list[float]:
+    models: Sequence[nn.Module], image_shape: Sequence[int], batch: int, engine: Engine = eager,
+    threads: int | None = None, repeats: int = 20,
+) -> list[float]:  # fmt: skip
     """Median time in which each network maps a batch of random images, on the CPU.
 
-    `models` are in evaluation mode on the CPU. They take turns, so that whatever else the machine
-    does meets all of them. `image_shape` is channels, height and width.
+    They take turns, so that whatever else the machine does meets all of them.
+
+    Args:
+        models: in evaluation mode on the CPU.
+        image_shape: channels, height and width.
+        batch: images a call.
+        engine: what runs them.
+        threads: of the engine; None: as many as PyTorch uses.
+        repeats: rounds in which the networks take turns.
     """
-    images = torch.randn(setup.batch, *image_shape, generator=torch.Generator().manual_seed(0))
-    with _threads(setup.threads or torch.get_num_threads()):
+    images = torch.randn(batch, *image_shape, generator=torch.Generator().manual_seed(0))
+    with _threads(threads or torch.get_num_threads()):
         torch.compiler.reset()  # what was compiled for other networks slows the search for these
-        calls = [ENGINES[setup.engine](model, images, setup) for model in models]
-        return medians(calls, setup.repeats)
+        return medians([engine(model, images) for model in models], repeats)
 
 
 def medians(calls: Sequence[Call], repeats: int) -> list[float]:
