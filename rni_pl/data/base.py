@@ -81,6 +81,11 @@ class ClassificationData(pl.LightningDataModule, ABC):
         """Number of classes."""
         return len(self.classes)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Number of images that train, validate and test."""
+        return [len(self.train), len(self.val), len(self.test)]
+
     @abstractmethod
     def loader(self, images: Any, batch_size: int, train: bool = False) -> EpochLoader:
         """Batches of one of the sets, of each this process's `share`; shuffled and augmented if to

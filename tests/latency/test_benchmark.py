@@ -18,10 +18,9 @@ from rni_pl.cost import macs
 from rni_pl.errors import ConfigError
 from rni_pl.latency import comparing, engines, timing
 from rni_pl.latency.networks import families
-from rni_pl.latency.timing import medians, seconds_a_batch
+from rni_pl.latency.timing import latency, medians, seconds_a_batch
 from rni_pl.pruning import prune
 from rni_pl.spec import ModelSpec, build
-from rni_pl.stages.summary import latency
 
 pytest.importorskip("onnxruntime")
 
@@ -205,7 +204,7 @@ def test_latency_is_that_of_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
         layouts.append([model[0].weight.is_contiguous() for model in models])
         return [1.0, 2.0]
 
-    monkeypatch.setattr("rni_pl.stages.summary.seconds_a_batch", note)
+    monkeypatch.setattr("rni_pl.latency.timing.seconds_a_batch", note)
     loaded, tested = (nn.Sequential(nn.Conv2d(3, 8, 3)) for _ in range(2))
     tested.to(memory_format=torch.channels_last)
     for dense in (loaded, tested):
