@@ -49,7 +49,7 @@ def export() -> None:
 
 def benchmark() -> None:
     """Measure how much faster pruned networks are."""
-    _tool("benchmark", "rni_pl.benchmark.comparing")
+    _tool("benchmark", "rni_pl.latency.comparing")
 
 
 def _tool(name: str, home: str) -> None:

@@ -1,6 +1,5 @@
 """Every mistake is one clear line, a non-zero exit, and no run directory left behind."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,27 +7,16 @@ import pytest
 import torch
 from conftest import SHORT, run_python
 from PIL import Image
+from refusals import refused, unplug
 
 from rni_pl import recipe, rules
-from rni_pl.benchmark import engines
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
+from rni_pl.latency import engines
 from rni_pl.pruning import selection
 from rni_pl.stages import dispatch
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
-
-
-def refused(finished, *words: str) -> None:
-    """One line that holds all the words, and nothing on disk."""
-    assert finished.status in (1, 2)
-    lines = [line for line in finished.err.splitlines() if line.strip()]
-    assert len(lines) == 1, finished.err
-    assert lines[0].startswith("error: ")
-    for word in words:
-        assert word in lines[0]
-    assert not finished.out.strip()
-    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -184,16 +172,6 @@ def test_data_of_other_classes_than_the_checkpoints(
         "prune", f"checkpoint={trained}", "data=image_folder", f"data.root={tmp_path}", *SHORT
     )
     refused(finished, "10 classes", "has 2")
-
-
-def unplug(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network."""
-
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr(socket, "create_connection", unreachable)
-    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
 
 
 @pytest.mark.parametrize("data", ["cifar10", "cifar100"])

@@ -19,7 +19,7 @@ import rni_pl
 from rni_pl import sync
 from rni_pl.checkpoint import read_plain
 from rni_pl.config import compose_config
-from rni_pl.data.order import SharedBatches
+from rni_pl.data.batches import SharedBatches
 from rni_pl.errors import ConfigError, DataError, LaunchError
 from rni_pl.norm import SigmoidBatchNorm2d
 from rni_pl.stages import launch
@@ -203,7 +203,7 @@ def test_batch_too_small_for_the_processes(command: Callable) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("count", [5, 8, 9, 11, 16])
+@pytest.mark.parametrize("count", [7, 8, 9, 11, 16])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_processes_share_every_batch(training: bool, count: int, world_size: int) -> None:
     whole = list(SharedBatches(count, 4 * world_size, 1, training))
@@ -212,7 +212,7 @@ def test_processes_share_every_batch(training: bool, count: int, world_size: int
         for rank in range(world_size)
     ]
     joined = [list(chain(*parts)) for parts in zip(*shares, strict=True)]
-    seen = sorted(chain(*joined))
+    seen = sorted(index for _, index in chain(*joined))
     if training:
         assert joined == whole[: len(joined)]
         assert all(len(part) >= 2 for share in shares for part in share)
@@ -220,7 +220,7 @@ def test_processes_share_every_batch(training: bool, count: int, world_size: int
     else:
         assert seen == list(range(count))  # each once
         assert all(part for share in shares for part in share)
-    with pytest.raises(DataError, match="2 images cannot be shared by 3"):
+    with pytest.raises(DataError, match="2 images are too few for 3 processes"):
         SharedBatches(2, 4, 1, training, 0, 3)
 
 

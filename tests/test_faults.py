@@ -19,7 +19,6 @@ from resumed import ALLOW, DENSE, appear, assert_same_end, contents
 from tensorboard.summary.writer import event_file_writer
 
 from rni_pl.callbacks import StopOnSignal
-from rni_pl.data.loader import BatchLoader
 
 
 @pytest.mark.slow
@@ -193,21 +192,6 @@ def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as stopped:
         stop._note(signal.SIGINT, None)
     assert stopped.value.code == 130
-
-
-def test_batches_of_an_interrupted_epoch() -> None:
-    from test_data import MEAN, STD, labels, split
-
-    from rni_pl.data import Augment
-
-    def loader() -> BatchLoader:
-        return BatchLoader(split(20), 4, MEAN, STD, Augment(4))
-
-    whole, resumed = loader(), loader()
-    resumed.load_state_dict({"epoch": 3, "done": 2})
-    assert labels(resumed, 2) == labels(whole, 2)
-    assert labels(resumed, 3) == labels(whole, 3)[8:]
-    assert labels(resumed, 4) == labels(whole, 4)
 
 
 def test_weights_that_a_run_started_from_are_not_read_again(

@@ -2,13 +2,12 @@
 
 from rni_pl.data.augment import Augment
 from rni_pl.data.base import ClassificationData
-from rni_pl.data.folder import FolderData
-from rni_pl.data.images import Images, Split
-from rni_pl.data.loader import BatchLoader, EpochLoader
-from rni_pl.data.module import ImageData
-from rni_pl.data.sources.cifar import cifar10, cifar100
-from rni_pl.data.sources.digits import digits
-from rni_pl.data.sources.image_folder import image_folder
+from rni_pl.data.batches import EpochLoader
+from rni_pl.data.cifar import cifar10, cifar100
+from rni_pl.data.digits import digits
+from rni_pl.data.image_folder import image_folder
+from rni_pl.data.in_memory import BatchLoader, ImageData, Images, Split
+from rni_pl.data.streamed import FolderData
 
 __all__ = [
     "Augment",

@@ -8,14 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-@dataclass
-class Draws:
-    """Random decisions for a batch of N images: crop offsets (N, 2) and flips (N,)."""
-
-    offsets: Tensor
-    flips: Tensor
-
-
 @dataclass(frozen=True)
 class Augment:
     """Random crop after `padding` zero pixels on each side, and random horizontal flip."""
@@ -23,33 +15,24 @@ class Augment:
     padding: int = 4
     flip: bool = True
 
-    def draw(self, count: int, generator: torch.Generator) -> Draws:
-        """Decide for `count` images, on the CPU, so that the device makes no difference."""
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Decide for each of `count` images: int64 (count, 3), the crop's y and x, and 1 to flip.
+
+        On the CPU, so that the device makes no difference.
+        """
         offsets = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator)
-        flips = torch.rand(count, generator=generator) < 0.5
-        return Draws(offsets, flips & self.flip)
+        flips = (torch.rand(count, 1, generator=generator) < 0.5) & self.flip
+        return torch.cat([offsets, flips], 1)
 
-    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        """Crop and flip a batch of uint8 images (N, 3, H, W), each in its own way."""
-        device = images.device
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Crop and flip uint8 images (N, 3, H, W), each as its row of `draws` says."""
+        height, width = images.shape[2:]
+        y, x, flips = draws.to(images.device, non_blocking=True).unbind(1)
         if self.padding:
-            images = crop(images, self.padding, draws.offsets.to(device, non_blocking=True))
-        if self.flip:
-            images = flip(images, draws.flips.to(device, non_blocking=True))
-        return images
-
-
-def crop(images: Tensor, padding: int, offsets: Tensor) -> Tensor:
-    """From each image, padded with zeros, the window of the same size at its own offset (y, x)."""
-    height, width = images.shape[2:]
-    padded = F.pad(images, [padding] * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    return windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
-
-
-def flip(images: Tensor, flips: Tensor) -> Tensor:
-    """Mirror the images chosen by the mask `flips` from left to right."""
-    return torch.where(flips[:, None, None, None], images.flip(3), images)
+            padded = F.pad(images, [self.padding] * 4)
+            windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+            images = windows[torch.arange(len(images), device=images.device), :, y, x]
+        return torch.where(flips[:, None, None, None] > 0, images.flip(3), images)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,46 +1,80 @@
 """What the stages need of a data set."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor
 
-from rni_pl.data.loader import EpochLoader
+from rni_pl.data.batches import EpochLoader
+from rni_pl.data.splits import train_val_split
+from rni_pl.errors import DataError
 
 
 class ClassificationData(pl.LightningDataModule, ABC):
     """A Lightning data module over labelled images: training, validation and test set.
 
-    A subclass has, once `setup` was called (it may be called again): `classes`, names in the order
-    of the labels; `mean` and `std` of each channel, by which pixels in [0, 1] are normalised;
-    `train`, `val` and `test`, of which `val` is `test` where the test set picks the best epoch.
+    A subclass gives `load`, `loader` and `calibration_batches`.
 
     Args:
-        batch_size: images a step, over all devices.
-        eval_batch_size: images a batch in validation and test, over all devices.
+        batch_size, eval_batch_size: images a step, over all devices.
         seed: of order and augmentation.
         split_seed: of the validation split; None: `seed`.
+        val_fraction: share of the training images that validates, see `train_val_split`; 0: the
+            test set picks the best epoch.
+        name: what the data set is called in summaries.
+        root: folder of its files.
+        mean, std: of each channel, by which pixels in [0, 1] are normalised.
 
-    With `watch_test` set, the test set is a second validation loader.
+    Attributes:
+        classes: names in the order of the labels; empty before `setup`.
+        image_shape: channels, height and width.
+        train, val, test: the sets; without a validation split `val` is `test`.
+        watch_test: makes the test set a second validation loader.
     """
 
-    classes: Sequence[str] = ()
-    mean: list[float]
-    std: list[float]
+    image_shape: tuple[int, int, int]
     train: Any
     val: Any
     test: Any
 
     def __init__(
-        self, batch_size: int, eval_batch_size: int, seed: int, split_seed: int | None
-    ) -> None:
+        self, batch_size: int = 64, eval_batch_size: int = 500, seed: int = 0,
+        split_seed: int | None = None, val_fraction: float = 0.1, name: str = "",
+        root: str = "data", mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.seed = seed
-        self.split_seed = seed if split_seed is None else split_seed
+        self.seed, self.split_seed = seed, seed if split_seed is None else split_seed
+        self.val_fraction, self.name, self.root = val_fraction, name, root
+        self.mean, self.std = list(mean or []), list(std or [])
+        self.classes: Sequence[str] = ()
         self.watch_test = False
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the images and set some aside for validation, once.
+
+        Raises:
+            DataError: they cannot be loaded, or there is nothing to tell apart or to validate on.
+        """
+        if self.classes:
+            return
+        train, self.test, classes = self.load()
+        if len(classes) < 2:
+            raise DataError(f"there is only one class ({', '.join(classes)}); needed: at least 2")
+        self.train, self.val = train, self.test
+        if self.val_fraction:
+            self.train, self.val = train_val_split(train, self.val_fraction, self.split_seed)
+        self.classes = classes
+
+    def load(self) -> tuple[Any, Any, Sequence[str]]:
+        """The training images, the test images, and the names of the classes.
+
+        Both have a length, int64 `labels` of shape (N,), and `take(indices)`. To set as well:
+        `image_shape`, and `mean` and `std` where they were not given.
+        """
+        raise NotImplementedError
 
     @property
     def num_classes(self) -> int:
@@ -48,12 +82,12 @@ class ClassificationData(pl.LightningDataModule, ABC):
         return len(self.classes)
 
     @property
-    @abstractmethod
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
+    def sizes(self) -> list[int]:
+        """Number of images that train, validate and test."""
+        return [len(self.train), len(self.val), len(self.test)]
 
     @abstractmethod
-    def loader(self, images: Sized, batch_size: int, train: bool = False) -> EpochLoader:
+    def loader(self, images: Any, batch_size: int, train: bool = False) -> EpochLoader:
         """Batches of one of the sets, of each this process's `share`; shuffled and augmented if to
         `train`. An `EpochLoader` goes on in the middle of an epoch, with any number of processes.
         """

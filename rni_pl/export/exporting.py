@@ -22,7 +22,7 @@ from rni_pl.pruning.trace import trace
 from rni_pl.spec import ModelSpec
 
 TOLERANCE = 1e-4  # largest difference from the checkpoint's logits, against their size from 1 on
-BATCHES = (1, 7)
+BATCHES = (1, 7)  # sizes for which files are compared
 MULTIPLE = 4  # ONNX Runtime's fast convolutions read channels in fours
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -49,11 +49,10 @@ def export(
     """Write the network of a checkpoint to one file that needs nothing of this package.
 
     The file maps normalised float32 images ``images`` (batch, 3, H, W) to ``logits`` (batch,
-    classes), for any batch size. BatchNorm and SigBN are folded into the convolutions, and pruned
-    layers filled up with zero channels to widths at which ONNX Runtime is fast. The metadata says
-    what the pixels and the logits mean. The file is written whole, and only if its logits are
-    within `TOLERANCE` of the checkpoint's, times the largest of them where that is over 1;
-    otherwise one that was there before stays.
+    classes), for any batch size. Norm layers are folded into the convolutions, and pruned layers
+    filled up with zero channels. The metadata says what the pixels and the logits mean. The file is
+    written whole, and only if its logits are within `TOLERANCE` of the checkpoint's, times the
+    largest of them where that is over 1; otherwise one that was there before stays.
 
     Args:
         checkpoint: a checkpoint file, or a run directory.
@@ -89,9 +88,8 @@ def check_output(path: Path) -> str:
     """The suffix of a path that can be written to."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
-        raise ExportError(
-            f"output={path} is not allowed; allowed: {' or '.join(FORMATS)} at the end"
-        )
+        allowed = " or ".join(FORMATS)
+        raise ExportError(f"output={path} is not allowed; allowed: {allowed} at the end")
     if path.is_dir():
         raise ExportError(f"output={path} cannot be written: it is a directory")
     if not path.parent.is_dir():
@@ -134,12 +132,13 @@ def _same(aligned: nn.Module, folded: nn.Module, example: Tensor) -> bool:
         difference, allowed = _difference(aligned(example), folded(example))
     except Exception:  # a view with a width in it, or a check of the width, raising what it likes
         return False
-    return bool(difference < allowed)
+    return difference < allowed
 
 
-def _difference(logits: Tensor, expected: Tensor) -> tuple[Tensor, Tensor]:
+def _difference(logits: Tensor, expected: Tensor) -> tuple[float, float]:
     """The largest between two logits, and how large it may be: float32 rounds by size."""
-    return (logits - expected).abs().max(), TOLERANCE * expected.abs().max().clamp(min=1)
+    allowed = TOLERANCE * expected.abs().max().clamp(min=1)
+    return float((logits - expected).abs().max()), float(allowed)
 
 
 def metadata_of(spec: ModelSpec) -> dict[str, Any]:
@@ -166,10 +165,7 @@ def largest_difference(model: nn.Module, run: Run, spec: ModelSpec) -> tuple[flo
     """Between logits of `model` and `run`, on normalised random pixels; and what is allowed."""
     generator = torch.Generator().manual_seed(0)
     mean, std = (torch.tensor(c).view(-1, 1, 1) for c in (spec.mean or [0.0], spec.std or [1.0]))
-    logits, expected = [], []
-    for batch in BATCHES:
-        images = (torch.rand(batch, *spec.image_shape, generator=generator) - mean) / std
-        logits.append(run(images))
-        expected.append(model(images))
-    difference, allowed = _difference(torch.cat(logits), torch.cat(expected))
-    return float(difference), float(allowed)
+    shapes = [(batch, *spec.image_shape) for batch in BATCHES]
+    images = [(torch.rand(shape, generator=generator) - mean) / std for shape in shapes]
+    logits, expected = (torch.cat([net(batch) for batch in images]) for net in (run, model))
+    return _difference(logits, expected)

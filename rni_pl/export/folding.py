@@ -30,15 +30,9 @@ def fold(model: nn.Module, example: Tensor) -> nn.Module:
     model = remove(Parts.of(model), Cut()).network.eval()
     left: dict[nn.Module, nn.Module] = {}
     for conv, norm in _pairs(model, trace(model, (example,))):
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,  # type: ignore[arg-type]
-            norm.running_var,  # type: ignore[arg-type]
-            norm.eps,
-            scale(norm) if norm.affine else None,
-            norm.bias,
-        )
+        weights = conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps
+        scales = scale(norm) if norm.affine else None
+        conv.weight, conv.bias = fuse_conv_bn_weights(*weights, scales, norm.bias)  # type: ignore
         left[norm] = nn.Sequential(OrderedDict(after_norm(norm) or {}))
     for module in list(model.modules()):
         for name, child in module._modules.items():

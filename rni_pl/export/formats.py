@@ -51,9 +51,8 @@ def program_of(model: nn.Module, image_shape: list[int]) -> ExportedProgram:
 
 def write_pt2(program: ExportedProgram, metadata: Metadata, path: Path) -> None:
     """Write a `torch.export` archive; the metadata is its extra file ``metadata.json``."""
-    extra = {METADATA_FILE: json.dumps(metadata)}
     with quiet():
-        torch.export.save(program, path, extra_files=extra)
+        torch.export.save(program, path, extra_files={METADATA_FILE: json.dumps(metadata)})
 
 
 def load_pt2(path: Path) -> Run:
@@ -70,13 +69,9 @@ def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None
     try:
         with quiet():
             onnx: Any = torch.onnx.export(
-                program,
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: "batch"},),
-                verbose=False,
-            )
+                program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT],
+                dynamic_shapes=({0: "batch"},), verbose=False,
+            )  # fmt: skip
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"torch.onnx cannot export it: {first_line(error)}") from error
     for key, value in metadata.items():
@@ -87,12 +82,7 @@ def write_onnx(program: ExportedProgram, metadata: Metadata, path: Path) -> None
 def load_onnx(path: Path) -> Run:
     """What an ONNX file computes, by ONNX Runtime on the CPU."""
     session = onnx_session(path)
-
-    def run(images: Tensor) -> Tensor:
-        (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
-        return torch.from_numpy(logits)
-
-    return run
+    return lambda images: torch.from_numpy(session.run([OUTPUT], {INPUT: images.numpy()})[0])
 
 
 def onnx_session(path: Path, threads: int = 0) -> Any:

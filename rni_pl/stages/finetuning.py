@@ -19,12 +19,14 @@ from rni_pl.data import ClassificationData
 from rni_pl.distillation import Distillation
 from rni_pl.errors import ConfigError
 from rni_pl.files import BEFORE, ORIGIN, read_json, write_json, write_whole
+from rni_pl.latency.timing import latency
+from rni_pl.progress import busy
 from rni_pl.pruning import prune, selection
 from rni_pl.stages import inheriting, rundir, runs
 from rni_pl.stages.outcome import Outcome
 from rni_pl.stages.resume import has_same_weights, last_checkpoint
 from rni_pl.stages.sharing import shared
-from rni_pl.stages.summary import Figures, latency, of_finetuning, of_pruning, print_table
+from rni_pl.stages.summary import Figures, of_finetuning, of_pruning, print_table
 
 # What `config.checkpoint` says of a network that was given in Python.
 GIVEN = "given"
@@ -126,7 +128,8 @@ def _prune(
     summary = of_pruning(classifier.spec, pruning.report, dense, pruned)
     _warn_if_missed(summary, pruning.report.limited)
     if config.prune.latency and trainer.is_global_zero:
-        summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
+        with busy("timing"):
+            summary["latency"] = latency(unpruned, classifier.model, classifier.spec.image_shape)
     return summary
 
 

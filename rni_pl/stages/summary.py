@@ -1,19 +1,15 @@
 """The figures of a run, as `summary.json` holds them and a table shows them."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from rni_pl.callbacks.history import Record
 from rni_pl.classifier import Classifier
 from rni_pl.cost import macs, parameter_count
-from rni_pl.progress import busy
 from rni_pl.pruning import PruningReport
 from rni_pl.spec import ModelSpec
 
@@ -92,32 +88,6 @@ def of_pruning(
         "kept": {name: len(channels) for name, channels in report.kept.items()},
         "widths": report.widths,
         "skipped": report.skipped,
-    }
-
-
-def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
-    """Median time of a batch on the CPU before and after removal, measured in turns.
-
-    In the layout in which `load_model` returns networks, as `rni_pl.benchmark` measures; what
-    Lightning has tested is in another.
-    """
-    # Brings ONNX Runtime and the exporter along, which hardly any run needs.
-    from rni_pl.benchmark.engines import Setup
-    from rni_pl.benchmark.speed import seconds_a_batch
-
-    setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
-    layout = torch.contiguous_format
-    copies = [copy.deepcopy(model).cpu().float() for model in (dense, pruned)]
-    models = [model.to(memory_format=layout).eval() for model in copies]
-    with busy("timing"):
-        before, after = seconds_a_batch(models, image_shape, setup)
-    return {
-        "engine": setup.engine,
-        "batch": setup.batch,
-        "threads": setup.threads,
-        "dense_ms": 1000 * before,
-        "pruned_ms": 1000 * after,
-        "speedup": before / after,
     }
 
 

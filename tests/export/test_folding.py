@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from test_export import as_trained
+from checkpoint_files import Chain, as_trained
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -110,20 +110,6 @@ def test_norms_that_cannot_be_folded_stay() -> None:
     assert left == ["bn1", "bn2", "bn3", "bn4", "bn5", "bn6"]
 
 
-class Chain(nn.Module):
-    """Two convolutions with a norm layer each, of a width that is no multiple of four."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
-        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3), nn.BatchNorm2d(6)
-        self.fc = nn.Linear(6, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(x)).relu()
-        return self.fc(self.bn2(self.conv2(x)).relu().mean((2, 3)))
-
-
 def doubled(_: nn.Module, __: object, output: Tensor) -> Tensor:
     return 2 * output
 
@@ -155,9 +141,6 @@ def test_layers_with_hooks_or_computed_weights_stay(change: str) -> None:
     x = torch.randn(2, 3, 8, 8)
     assert relative(deployed(x).detach(), model(x).detach()) < 1e-5
     assert [name for name, m in deployed.named_modules() if isinstance(m, nn.BatchNorm2d)] == left
-
-
-# Filling up.
 
 
 # Network, ratio, whether coupled channels go too, and whether every width can be filled up.

@@ -3,13 +3,14 @@
 import json
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from checkpoint_files import CLASSES, as_trained, save_checkpoint, spec_of
 from conftest import run_python
+from refusals import refused
 from torch import Tensor, nn
 
 import rni_pl
@@ -17,54 +18,19 @@ from rni_pl.errors import CheckpointError, ExportError
 from rni_pl.export import exporting, formats
 from rni_pl.export.exporting import export
 from rni_pl.export.folding import fold
-from rni_pl.norm import scaled_norms
 from rni_pl.pruning import prune
-from rni_pl.spec import ModelSpec, build
-from rni_pl.structure import structure_of
+from rni_pl.spec import build
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-CLASSES = [f"class {i}" for i in range(10)]
 BATCHES = (1, 7)
-
-
-def as_trained(model: nn.Module) -> nn.Module:
-    """Random scales, biases and running statistics, and logits of the size that training gives."""
-    for _, norm in scaled_norms(model):
-        if norm.bias is None:
-            nn.init.normal_(norm.weight)
-        else:
-            nn.init.uniform_(norm.weight, 0.01, 1)
-            nn.init.normal_(norm.bias, std=0.3)
-        norm.running_mean.normal_(std=0.3)
-        norm.running_var.uniform_(0.5, 2)
-    heads = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    nn.init.normal_(heads[-1].weight)
-    return model.eval()
-
-
-def spec_of(target: str, norm: str = "bn", **options: Any) -> ModelSpec:
-    arch = {"_target_": target, **options}
-    mean, std = [0.49, 0.48, 0.45], [0.20, 0.21, 0.22]
-    data = {"name": "some images"}
-    return ModelSpec(arch, 10, norm, method="rni", classes=CLASSES, data=data, mean=mean, std=std)
-
-
-def save(model: nn.Module, spec: ModelSpec, path: Path) -> Path:
-    """A checkpoint of `model`, as training leaves it."""
-    spec = ModelSpec(**{**asdict(spec), "structure": structure_of(model)})
-    state = {f"model.{key}": value for key, value in model.state_dict().items()}
-    torch.save({"hyper_parameters": {"spec": spec.to_dict()}, "state_dict": state}, path)
-    return path
+CHAIN = "checkpoint_files.Chain"
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     spec = spec_of("rni_pl.models.resnet20", "sigbn")
-    return save(as_trained(build(spec)), spec, tmp_path / "some.ckpt")
-
-
-# Folding.
+    return save_checkpoint(as_trained(build(spec)), spec, tmp_path / "some.ckpt")
 
 
 @pytest.fixture(
@@ -88,7 +54,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     spec = spec_of(target, norm)
     model = as_trained(build(spec))
     model, _ = prune(model, torch.zeros(1, 3, 32, 32), ratio)
-    path = save(model, spec, tmp_path_factory.mktemp("exported") / "some.ckpt")
+    path = save_checkpoint(model, spec, tmp_path_factory.mktemp("exported") / "some.ckpt")
     model = rni_pl.load_model(path)
     return model, formats.program_of(exporting.deployable(model, [3, 32, 32]), [3, 32, 32])
 
@@ -174,48 +140,57 @@ def test_run_directories_are_exported(trained: Path, pruned: Path, tmp_path: Pat
     assert sizes[1] < 0.6 * sizes[0]
 
 
-# What can go wrong.
+def break_fold(monkeypatch: pytest.MonkeyPatch, wrong: float) -> None:
+    """Let the exporter change one bias of the head."""
 
+    def fold_wrongly(model: nn.Module, example: Tensor) -> nn.Module:
+        model = fold(model, example)
+        model.get_submodule("fc").bias.data[3] += wrong
+        return model
 
-def other_bias(model: nn.Module, example: torch.Tensor) -> nn.Module:
-    model = fold(model, example)
-    model.get_submodule("fc").bias.data[3] += 0.01
-    return model
-
-
-def no_number(model: nn.Module, example: torch.Tensor) -> nn.Module:
-    model = fold(model, example)
-    model.get_submodule("fc").bias.data[3] = torch.nan
-    return model
+    monkeypatch.setattr(exporting, "fold", fold_wrongly)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
-@pytest.mark.parametrize("broken", [other_bias, no_number])
-def test_a_file_that_computes_something_else_is_removed(
-    command: Callable,
-    checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    broken: Callable,
-) -> None:
-    monkeypatch.setattr(exporting, "fold", broken)
+@pytest.mark.parametrize("wrong", [0.01, torch.nan])
+@pytest.mark.parametrize("before", [None, "earlier"])
+def test_a_file_that_computes_something_else_is_not_written(
+    command: Callable, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, wrong: float, before: str | None,
+) -> None:  # fmt: skip
+    if before:
+        (tmp_path / name).write_text(before)
+    break_fold(monkeypatch, wrong)
     finished = command("export", f"checkpoint={checkpoint}", f"output={name}")
     assert finished.status == 2
     assert finished.err.startswith(f"error: output={name} was not written")
     assert len(finished.err.splitlines()) == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["some.ckpt"]
+    assert {file.name for file in tmp_path.iterdir()} == {"some.ckpt", *([name] if before else [])}
+    assert not before or (tmp_path / name).read_text() == before
 
 
-def test_a_failure_leaves_the_file_that_was_there(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A checkpoint whose logits are so large that float32 rounds them by more than 1e-4."""
+    spec = spec_of(CHAIN)
+    model = as_trained(build(spec))
+    nn.init.normal_(model.get_submodule("fc").weight, std=1e4)
+    return save_checkpoint(model, spec, tmp_path / "large.ckpt")
+
+
+def test_large_logits_may_be_rounded(large: Path, tmp_path: Path) -> None:
+    assert export(large, tmp_path / "model.pt2", allow=[CHAIN]) > exporting.TOLERANCE
+    assert (tmp_path / "model.pt2").is_file()
+
+
+@pytest.mark.parametrize("wrong", [100.0, torch.inf])
+def test_large_logits_may_not_be_others(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
 ) -> None:
-    file = tmp_path / "model.onnx"
-    file.write_text("earlier")
-    monkeypatch.setattr(exporting, "fold", other_bias)
-    with pytest.raises(ExportError):
-        export(checkpoint, file)
-    assert file.read_text() == "earlier"
+    break_fold(monkeypatch, wrong)
+    with pytest.raises(ExportError, match="would differ"):
+        export(large, tmp_path / "model.pt2", allow=[CHAIN])
+    assert not (tmp_path / "model.pt2").exists()
 
 
 @pytest.mark.parametrize(
@@ -226,6 +201,7 @@ def test_a_failure_leaves_the_file_that_was_there(
         (["checkpoint=nowhere", "output=model.onnx"], ["checkpoint=nowhere does not exist"]),
         (["checkpoint=some.ckpt", "output=model.tflite"], ["model.tflite", ".onnx or .pt2"]),
         (["checkpoint=some.ckpt", "output=no/model.onnx"], ["no/model.onnx", "no is not a folder"]),
+        (["checkpoint=some.ckpt", "output=a.onnx"], ["a.onnx cannot be written: it is a direc"]),
         (["checkpoint=some.ckpt", "output=model.onnx", "size=3"], ["size"]),
         (["checkpoint=some.ckpt", "output=model.onnx", "allow=all"], ["allow='all'"]),
         (["some.ckpt"], ["some.ckpt"]),
@@ -235,12 +211,9 @@ def test_a_failure_leaves_the_file_that_was_there(
 def test_mistakes_are_one_line(
     command: Callable, checkpoint: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
-    finished = command("export", *arguments)
-    assert finished.status == 2
-    assert len(finished.err.splitlines()) == 1
-    assert finished.err.startswith("error: ")
-    assert all(word in finished.err for word in words), finished.err
-    assert [file.name for file in tmp_path.iterdir()] == ["some.ckpt"]
+    (tmp_path / "a.onnx").mkdir()
+    refused(command("export", *arguments), *words)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.onnx", "some.ckpt"]
 
 
 def test_onnx_without_its_packages(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +244,7 @@ class Branch(Locked):
 
 def test_a_network_that_cannot_be_copied_is_exported_unfolded(tmp_path: Path) -> None:
     spec = spec_of("test_export.Locked")
-    checkpoint = save(as_trained(build(spec)), spec, tmp_path / "some.ckpt")
+    checkpoint = save_checkpoint(as_trained(build(spec)), spec, tmp_path / "some.ckpt")
     with pytest.raises(CheckpointError, match="allow="):
         export(checkpoint, tmp_path / "model.pt2")
     with pytest.warns(UserWarning, match=r"norm layers stay as they are: lock \(lock\) cannot be"):
@@ -282,7 +255,7 @@ def test_a_network_that_cannot_be_copied_is_exported_unfolded(tmp_path: Path) ->
 @pytest.mark.filterwarnings("ignore:the norm layers stay")
 def test_a_network_that_cannot_be_traced_is_refused(tmp_path: Path) -> None:
     spec = spec_of("test_export.Branch")
-    checkpoint = save(as_trained(build(spec)), spec, tmp_path / "some.ckpt")
+    checkpoint = save_checkpoint(as_trained(build(spec)), spec, tmp_path / "some.ckpt")
     with pytest.raises(ExportError, match=r"torch\.export cannot trace Branch") as caught:
         export(checkpoint, tmp_path / "model.onnx", allow=["test_export.Branch"])
     assert "\n" not in str(caught.value)

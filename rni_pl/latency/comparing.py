@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import product, zip_longest
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from rni_pl import files
-from rni_pl.benchmark.engines import Setup
-from rni_pl.benchmark.networks import Family, as_list, families
-from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.config import plain
+from rni_pl.cost import macs
 from rni_pl.errors import BenchmarkError, first_line
+from rni_pl.latency.engines import engine_of
+from rni_pl.latency.networks import Family, as_list, families
+from rni_pl.latency.timing import seconds_a_batch
 from rni_pl.progress import busy
-from rni_pl.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -75,49 +75,29 @@ def measure(
     family: Family, settings: dict[str, Any], announce: Callable[[str], None]
 ) -> Iterator[Row]:
     """Figures for every engine and batch size; with a warning where an engine cannot run here."""
-    networks = [family.dense, *family.pruned]
+    spec, networks = family.spec, {"dense": family.dense, **family.pruned}
+    arguments = {key: value for key, value in spec.arch.items() if key != "_target_"}
+    costs = [macs(model, spec.image_shape) for model in networks.values()]
     threads = settings["threads"] or torch.get_num_threads()
-    described = _described(family.spec)
-    for engine, batch in product(as_list(settings["engines"]), as_list(settings["batch"])):
-        announce(f"{family.spec.arch_name}: {engine}, batch {batch}")
-        setup = Setup(engine, batch, threads, settings["align"], settings["repeats"])
+    for name, batch in product(as_list(settings["engines"]), as_list(settings["batch"])):
+        announce(f"{spec.arch_name}: {name}, batch {batch}")
+        engine = engine_of(name, settings["align"])
+        given = (batch, engine, threads, settings["repeats"])
         try:
-            models = [network.model for network in networks]
-            found = seconds_a_batch(models, family.spec.image_shape, setup)
+            times = seconds_a_batch(list(networks.values()), spec.image_shape, *given)
         except Exception as error:  # each fails in its own way: no compiler, too little memory
-            warnings.warn(f"{engine}, batch {batch}: {_named(error)}", stacklevel=2)
+            kind, said = type(error).__name__, first_line(error)
+            why = said if said == kind else f"{kind}: {said}"  # many say little without it
+            warnings.warn(f"{name}, batch {batch}: {why}", stacklevel=2)
             continue
-        for network, seconds in zip(networks, found, strict=True):
-            speedup, reduction = found[0] / seconds, family.dense.macs / network.macs
+        for network, seconds, cost in zip(networks, times, costs, strict=True):
+            speedup, reduction = times[0] / seconds, costs[0] / cost
             yield Row(
-                **described,
-                network=network.name,
-                engine=engine,
-                batch=batch,
-                threads=threads,
-                milliseconds=1000 * seconds,
-                images_per_second=batch / seconds,
-                speedup=speedup,
-                mac_reduction=reduction,
+                spec.arch_name, arguments, spec.norm, spec.num_classes, spec.image_shape[1:],
+                network, name, batch, threads, milliseconds=1000 * seconds,
+                images_per_second=batch / seconds, speedup=speedup, mac_reduction=reduction,
                 efficiency=speedup / reduction,
-            )
-
-
-def _described(spec: ModelSpec) -> dict[str, Any]:
-    """What the rows say of a family."""
-    return {
-        "arch": spec.arch_name,
-        "arguments": {key: value for key, value in spec.arch.items() if key != "_target_"},
-        "norm": spec.norm,
-        "classes": spec.num_classes,
-        "image_size": spec.image_shape[1:],
-    }
-
-
-def _named(error: Exception) -> str:
-    """An error's class and first line; many say little without their class."""
-    name, said = type(error).__name__, first_line(error)
-    return said if said == name else f"{name}: {said}"
+            )  # fmt: skip
 
 
 def table(rows: list[Row]) -> Table:
@@ -127,20 +107,15 @@ def table(rows: list[Row]) -> Table:
     size = " x ".join(map(str, one.image_size))
     about = ", ".join([*arguments, one.norm, f"{one.classes} classes", size])
     # Text, since arguments may have brackets, which are markup elsewhere.
-    title = Text(f"{one.arch} ({about}), {one.threads} threads")
-    shown = Table("network", "engine", title=title)
+    shown = Table("network", "engine", title=Text(f"{one.arch} ({about}), {one.threads} threads"))
     for column in ("batch", "ms", "images/s", "speed-up", "MACs", "speed-up / MACs"):
         shown.add_column(column, justify="right")
-    for row, after in zip_longest(rows, rows[1:]):
+    for row in rows:
+        if row.network == "dense":
+            shown.add_section()
         shown.add_row(
-            row.network,
-            row.engine,
-            str(row.batch),
-            f"{row.milliseconds:.3g}",
-            f"{row.images_per_second:,.0f}",
-            f"{row.speedup:.2f}x",
-            f"{row.mac_reduction:.2f}x",
+            row.network, row.engine, str(row.batch), f"{row.milliseconds:.3g}",
+            f"{row.images_per_second:,.0f}", f"{row.speedup:.2f}x", f"{row.mac_reduction:.2f}x",
             f"{row.efficiency:.2f}",
-            end_section=after is not None and after.network == "dense",
-        )
+        )  # fmt: skip
     return shown

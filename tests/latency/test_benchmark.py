@@ -7,21 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_files import as_trained, save_checkpoint, spec_of
 from conftest import SHORT
-from test_export import as_trained, save, spec_of
+from refusals import refused
 from torch import nn
 
 from rni_pl import models
-from rni_pl.benchmark import comparing, engines, speed
-from rni_pl.benchmark.engines import Setup
-from rni_pl.benchmark.networks import families
-from rni_pl.benchmark.speed import medians, seconds_a_batch
 from rni_pl.config import compose_config, plain
 from rni_pl.cost import macs
 from rni_pl.errors import ConfigError
+from rni_pl.latency import comparing, engines, timing
+from rni_pl.latency.networks import families
+from rni_pl.latency.timing import latency, medians, seconds_a_batch
 from rni_pl.pruning import prune
 from rni_pl.spec import ModelSpec, build
-from rni_pl.stages.summary import latency
 
 pytest.importorskip("onnxruntime")
 
@@ -49,7 +48,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
     return clock
 
 
@@ -77,27 +76,20 @@ def test_threads_are_those_asked_for() -> None:
             return x
 
     before = torch.get_num_threads()
-    seconds_a_batch([Net()], [3, 8, 8], Setup("eager", 2, threads=before + 1, repeats=1))
+    seconds_a_batch([Net()], [3, 8, 8], batch=2, threads=before + 1, repeats=1)
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("engine", ["eager", "onnx"])
-def test_engines_run_the_network(engine: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["eager", "onnx", pytest.param("compiled", marks=pytest.mark.slow)]
+)
+def test_engines_run_the_network(name: str) -> None:
     model = as_trained(models.resnet20())
     images = torch.randn(3, 3, 32, 32)
-    call = engines.ENGINES[engine](model, images, Setup(engine, 3))
-    result = call()
-    logits = torch.from_numpy(result[0]) if engine == "onnx" else result
+    result = engines.engine_of(name, align=4)(model, images)()
+    logits = torch.from_numpy(result[0]) if name == "onnx" else result
     assert torch.allclose(logits, model(images), atol=1e-4)
-
-
-@pytest.mark.slow
-def test_compiled_engine_runs_the_network() -> None:
-    model = as_trained(models.resnet20())
-    images = torch.randn(3, 3, 32, 32)
-    result = engines.compiled(model, images, Setup("compiled", 3))()
-    assert torch.allclose(result, model(images), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -183,11 +175,7 @@ def test_an_engine_that_cannot_run_is_left_out(
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_mistakes_are_one_line(command: Callable, arguments: list[str], words: list[str]) -> None:
-    finished = command("benchmark", *arguments)
-    assert finished.status == 2
-    assert len(finished.err.splitlines()) == 1
-    assert finished.err.startswith("error: ")
-    assert all(word in finished.err for word in words), finished.err
+    refused(command("benchmark", *arguments), *words)
 
 
 def test_a_pruned_run_is_not_pruned_to_see(command: Callable, pruned: Path) -> None:
@@ -212,11 +200,11 @@ def test_latency_is_that_of_one_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a sweep the dense network is tested once: in later jobs it is as it was loaded."""
     layouts: list[list[bool]] = []
 
-    def note(models: list[nn.Module], *_: object) -> list[float]:
+    def note(models: list[nn.Module], *_: object, **__: object) -> list[float]:
         layouts.append([model[0].weight.is_contiguous() for model in models])
         return [1.0, 2.0]
 
-    monkeypatch.setattr("rni_pl.benchmark.speed.seconds_a_batch", note)
+    monkeypatch.setattr("rni_pl.latency.timing.seconds_a_batch", note)
     loaded, tested = (nn.Sequential(nn.Conv2d(3, 8, 3)) for _ in range(2))
     tested.to(memory_format=torch.channels_last)
     for dense in (loaded, tested):
@@ -236,9 +224,9 @@ def test_vgg16_at_half_its_channels_is_faster_for_real(tmp_path: Path) -> None:
     model = as_trained(build(spec))
     pruned, _ = prune(model, torch.zeros(1, 3, 32, 32), 0.5)
     wanted = 0.7 * macs(model, [3, 32, 32]) / macs(pruned, [3, 32, 32])
-    setup = Setup("onnx", batch=64, threads=2)
+    setup = {"batch": 64, "engine": engines.engine_of("onnx", align=4), "threads": 2}
     for _ in range(6):  # a busy machine is forgiven
-        dense_s, pruned_s = seconds_a_batch([model, pruned], [3, 32, 32], setup)
+        dense_s, pruned_s = seconds_a_batch([model, pruned], [3, 32, 32], **setup)
         if dense_s / pruned_s >= wanted:
             return
     pytest.fail(f"{dense_s / pruned_s:.2f} times faster, not {wanted:.2f}")
@@ -248,8 +236,7 @@ def test_dense_checkpoints_of_one_network_are_told_apart(trained: Path, tmp_path
     other = shutil.copytree(trained, tmp_path / "other")
     config = compose_config("benchmark", [f"checkpoint=[{trained},{other}]", "prune.ratio=[0.5]"])
     (family,) = families(config)
-    names = [network.name for network in family.pruned]
-    assert names == [f"{path}, ratio 0.5, round_to 1" for path in (trained, other)]
+    assert list(family.pruned) == [f"{path}, ratio 0.5, round_to 1" for path in (trained, other)]
 
 
 def test_one_dense_network_is_not_given_twice(trained: Path, tmp_path: Path) -> None:
@@ -271,7 +258,9 @@ def test_tables_and_rows_say_what_tells_families_apart(
         ModelSpec({"_target_": target}, 10, "bn", image_shape=[3, 64, 48]),
         ModelSpec({"_target_": target, "num_classes": 10}, 10, "bn", image_shape=shape),
     ]
-    files = [save(build(spec), spec, tmp_path / f"{i}.ckpt") for i, spec in enumerate(specs)]
+    files = [
+        save_checkpoint(build(spec), spec, tmp_path / f"{i}.ckpt") for i, spec in enumerate(specs)
+    ]
     given = f"checkpoint=[{','.join(map(str, files))}]"
     config = compose_config("benchmark", [given, "engines=eager", "batch=1", "threads=2"])
     rows = [next(comparing.measure(family, plain(config), print)) for family in families(config)]

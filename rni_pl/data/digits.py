@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from rni_pl.data.images import Images, Split
+from rni_pl.data.in_memory import Images, Split
 
 
 def digits(root: str = "") -> Images:

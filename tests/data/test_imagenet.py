@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from image_folders import photo
 
 import rni_pl
 from rni_pl.config import compose_config
 from rni_pl.data import FolderData
 from rni_pl.errors import DataError
 
+CLASSES = ["n01440764", "n01443537", "n01484850", "n01491361"]
 TINY = (
     "data.root=imagenet",
     "data.image_size=32",
@@ -30,15 +31,11 @@ TINY = (
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
     """Four classes with photographs of different sizes, as JPEG."""
-    random = np.random.default_rng(0)
+    sizes = np.random.default_rng(0)
     for part, count in (("train", 10), ("val", 3)):
-        for name in ("n01440764", "n01443537", "n01484850", "n01491361"):
-            folder = tmp_path / "imagenet" / part / name
-            folder.mkdir(parents=True)
+        for name in CLASSES:
             for i in range(count):
-                height, width = random.integers(40, 90, 2)
-                pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{i}.JPEG")
+                photo(tmp_path / "imagenet" / part / name / f"{i}.JPEG", *sizes.integers(40, 90, 2))
     return tmp_path / "imagenet"
 
 
@@ -62,27 +59,30 @@ def test_train_and_prune(command: Callable, imagenet: Path, arch: str, method: s
 
 
 def test_sizes_and_values(imagenet: Path) -> None:
-    data = FolderData("imagenet", str(imagenet), 8, image_size=32, workers=0, val_fraction=0.2)
+    data = FolderData("imagenet", str(imagenet), 32, workers=0, batch_size=8, val_fraction=0.2)
     data.setup()
     assert (len(data.train), len(data.val), len(data.test)) == (32, 8, 12)
-    assert data.classes == ["n01440764", "n01443537", "n01484850", "n01491361"]
+    assert data.classes == CLASSES
+    assert data.val.labels.bincount().tolist() == [2, 2, 2, 2]
     images, labels = next(iter(data.train_dataloader()))
     assert images.shape == (8, 3, 32, 32)
     assert labels.unique().numel() > 1
     assert -3 < images.min() < -1 < 1 < images.max() < 3
     first, again = (list(data.calibration_batches(2)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    centre = data.test[0, 0][0]
-    assert torch.equal(centre, data.test[0, 0][0]), "evaluation is not random"
+    first, again = (next(iter(data.test_dataloader()))[0] for _ in range(2))
+    assert torch.equal(first, again), "evaluation is not random"
 
 
 def test_processes_share_every_batch(imagenet: Path) -> None:
     def batches(rank: int, world_size: int, training: bool) -> list[list[int]]:
-        data = FolderData("imagenet", str(imagenet), 5, 5, image_size=32, workers=0, seed=3)
+        data = FolderData(
+            "imagenet", str(imagenet), 32, workers=0, seed=3, batch_size=5, eval_batch_size=5
+        )
         data.setup()
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
         loader = data.train_dataloader() if training else data.test_dataloader()
-        loader.batch_sampler.sampler.set_epoch(1)
+        loader.sampler.set_epoch(1)
         return [labels.tolist() for _, labels in loader]
 
     for training in (True, False):
@@ -96,8 +96,7 @@ def test_processes_share_every_batch(imagenet: Path) -> None:
 
 
 def test_faults_are_named(imagenet: Path) -> None:
-    (imagenet / "val" / "n99999999").mkdir()
-    Image.new("RGB", (9, 9)).save(imagenet / "val" / "n99999999" / "x.png")
+    photo(imagenet / "val" / "n99999999" / "x.png")
     with pytest.raises(DataError, match="n99999999"):
         FolderData("imagenet", str(imagenet)).setup()
     with pytest.raises(DataError, match="does not exist"):

@@ -1,1 +1,0 @@
-"""What pruning gains in speed; reads `engines`, `speed`, `networks`, `comparing`."""

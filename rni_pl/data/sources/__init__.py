@@ -1,1 +1,0 @@
-"""Where images come from: one function a data set."""

@@ -1,0 +1,1 @@
+"""What pruning gains in speed: `timing`, on `engines`, of `networks`, `comparing` them."""
