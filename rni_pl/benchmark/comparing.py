@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rni_pl import files
 from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.networks import Family, as_list, families
 from rni_pl.benchmark.speed import seconds_a_batch
 from rni_pl.config import plain
 from rni_pl.errors import BenchmarkError, first_line
 from rni_pl.progress import busy
-from rni_pl.spec import ModelSpec
+from rni_pl.runs import files
+from rni_pl.runs.spec import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """Timing networks against each other: warmed up, in turns, by the median."""
 
+import copy
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +29,26 @@ def seconds_a_batch(
         torch.compiler.reset()  # what was compiled for other networks slows the search for these
         calls = [ENGINES[setup.engine](model, images, setup) for model in models]
         return medians(calls, setup.repeats)
+
+
+def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
+    """Median time of a batch on the CPU before and after pruning, measured in turns.
+
+    In the layout in which `load_model` returns networks; what Lightning has tested is in another.
+    """
+    setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
+    layout = torch.contiguous_format
+    copies = [copy.deepcopy(model).cpu().float() for model in (dense, pruned)]
+    models = [model.to(memory_format=layout).eval() for model in copies]
+    before, after = seconds_a_batch(models, image_shape, setup)
+    return {
+        "engine": setup.engine,
+        "batch": setup.batch,
+        "threads": setup.threads,
+        "dense_ms": 1000 * before,
+        "pruned_ms": 1000 * after,
+        "speedup": before / after,
+    }
 
 
 def medians(calls: Sequence[Call], repeats: int) -> list[float]:

@@ -48,6 +48,11 @@ class ClassificationData(pl.LightningDataModule, ABC):
         return len(self.classes)
 
     @property
+    def sizes(self) -> list[int]:
+        """Number of images that train, validate and test."""
+        return [len(self.train), len(self.val), len(self.test)]
+
+    @property
     @abstractmethod
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""

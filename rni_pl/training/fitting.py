@@ -1,4 +1,4 @@
-"""What both stages share: data, trainer, and how they train and test."""
+"""What training and fine-tuning share: data, trainer, and how they fit and test."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import checkpoint, hardware, sync
+from rni_pl import hardware, sync, tensorboard
 from rni_pl.callbacks import (
     BestCheckpoint,
     Continuation,
@@ -32,17 +32,14 @@ from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
-from rni_pl.errors import (
-    ConfigError,
-    RniError,
-    StorageError,
-    first_line,
-)
-from rni_pl.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json
-from rni_pl.stages.resume import resumed_step
-from rni_pl.stages.sharing import shared
+from rni_pl.errors import ConfigError, RniError, StorageError, first_line
+from rni_pl.pruning import PruningReport
+from rni_pl.runs import checkpoint
+from rni_pl.runs.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json
+from rni_pl.runs.resume import check_fits, resumed_step
+from rni_pl.training.sharing import shared
 
-# Values of the data configuration that concern one run alone.
+# Values of the data configuration that concern only one run.
 NOT_INHERITED = ("_target_", "source", "seed")
 
 
@@ -96,23 +93,40 @@ def plain_data_values(config: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain(config.data).items() if key not in NOT_INHERITED}
 
 
-def check_norms(config: DictConfig, model: nn.Module) -> None:
-    """Refuse `trainer.sync_batchnorm` where a layer would lose what it computes."""
+def check(
+    config: DictConfig, classifier: Classifier, data: ClassificationData, last: Path | None
+) -> None:
+    """See that the network can be trained so, and is the one of the checkpoint `last`, if any.
+
+    Raises:
+        ConfigError: a norm layer would lose what it computes, or the data are others.
+        CheckpointError: the checkpoint is of another network.
+    """
     if config.trainer.sync_batchnorm:
         try:
-            sync.check(model)
+            sync.check(classifier.model)
         except ValueError as error:
             raise ConfigError(f"trainer.sync_batchnorm=true is not allowed: {error}") from error
+    if last is not None:
+        check_fits(last, classifier.spec, classifier.model, data.sizes)
 
 
-def make_trainer(config: DictConfig, run_dir: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Lightning's Trainer with our callbacks, checkpoints and TensorBoard in the run directory."""
+def make_trainer(
+    config: DictConfig,
+    run_dir: Path,
+    callbacks: list[pl.Callback],
+    report: PruningReport | None = None,
+) -> pl.Trainer:
+    """Lightning's Trainer with our callbacks, checkpoints and TensorBoard in the run directory.
+
+    `report` says what was pruned, to be shown.
+    """
     _quieten()
     hardware.keep_freed_memory()
     arguments = _trainer_arguments(config)
     lines = config.trainer.enable_progress_bar and not arguments["enable_progress_bar"]
     callbacks = [*callbacks, *([EpochLines()] if lines else [])]
-    callbacks += _shared_callbacks(arguments, run_dir)
+    callbacks += _shared_callbacks(arguments, run_dir, report)
     del arguments["sync_batchnorm"]
     arguments.pop("callbacks", None)
     logger = TensorBoardLogger(
@@ -143,7 +157,9 @@ def _trainer_arguments(config: DictConfig) -> dict[str, Any]:
     return arguments
 
 
-def _shared_callbacks(arguments: dict[str, Any], run_dir: Path) -> list[pl.Callback]:
+def _shared_callbacks(
+    arguments: dict[str, Any], run_dir: Path, report: PruningReport | None
+) -> list[pl.Callback]:
     """Those of both stages, in the order in which Lightning calls them, but checkpoints last."""
     folder = run_dir / CHECKPOINTS
     return [
@@ -156,7 +172,7 @@ def _shared_callbacks(arguments: dict[str, Any], run_dir: Path) -> list[pl.Callb
         StopOnSignal(run_dir / LAST),
         BestCheckpoint(folder),
         LastCheckpoint(folder),
-        Monitor(),
+        Monitor(report),
         LearningRateMonitor("epoch"),
     ]
 
@@ -211,8 +227,6 @@ def fit(
     failure = run_dir / FAILURE
     if compiled:
         classifier.model.compile()
-    if resume is not None:
-        checkpoint.read(resume, allow=[classifier.spec.arch.get("_target_", "")])
     failure.unlink(missing_ok=True)
     try:
         with storage_errors():
@@ -240,6 +254,15 @@ def test(trainer: pl.Trainer, classifier: Classifier, data: ClassificationData) 
     with storage_errors():
         figures = trainer.test(classifier, datamodule=data, verbose=False)[0]
     return round(float(figures["test/acc"]), 6)  # float32 knows no more
+
+
+def log_hyperparameters(trainer: pl.Trainer, config: DictConfig, summary: dict[str, Any]) -> None:
+    """A finished run's row in TensorBoard."""
+    tensorboard.add_hyperparameters(
+        trainer.logger.experiment,  # type: ignore[union-attr]
+        tensorboard.hyperparameters(config, summary),
+        tensorboard.final_metrics(summary),
+    )
 
 
 def finished(classifier: Classifier) -> nn.Module:

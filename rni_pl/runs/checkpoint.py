@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.errors import CheckpointError, ConfigError, DamagedError, first_line
-from rni_pl.files import BEST
-from rni_pl.spec import ModelSpec, build, check_trusted, shaped
+from rni_pl.runs.files import BEST
+from rni_pl.runs.spec import ModelSpec, build, check_trusted, shaped
 
 
 def load_model(
@@ -38,18 +38,15 @@ def load_model(
     """
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a network, not {model!r:.80}")
-    if model is None:
-        checkpoint = read(path, allow)
-    else:  # what it says of building a network does not matter
-        checkpoint = read_plain(locate(path))
-        _check_ours(checkpoint, path)
+    # What it says of building a network does not matter where one is given.
+    checkpoint = read(path, allow) if model is None else _read_ours(path)
     spec = spec_of(checkpoint)
     return build_with_weights(spec, checkpoint["state_dict"], path, model).eval()
 
 
 def locate(path: str | Path) -> Path:
     """The checkpoint file meant by `path`: itself, or the best epoch of a run directory."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         found = path / BEST
         if not found.is_file():
@@ -61,7 +58,7 @@ def locate(path: str | Path) -> Path:
 
 
 def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
-    """The checkpoint's contents, once it is certain that they hold data alone.
+    """The checkpoint's contents, once it is certain that they hold only data.
 
     Raises:
         CheckpointError: see `load_model`.
@@ -72,9 +69,17 @@ def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
     return checkpoint
 
 
+def _read_ours(path: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint of ours, whatever network it names."""
+    file = locate(path)
+    contents = read_plain(file)
+    _check_ours(contents, file)
+    return contents
+
+
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The network's weights in a checkpoint of ours, without the description of the network."""
-    return _weights(read_plain(locate(path))["state_dict"])
+    return weights_of(_read_ours(path)["state_dict"])
 
 
 def digest(path: str | Path) -> str:
@@ -84,9 +89,7 @@ def digest(path: str | Path) -> str:
         CheckpointError: missing, damaged or foreign.
     """
     found = hashlib.sha256()
-    contents = read_plain(locate(path))
-    _check_ours(contents, path)
-    for name, value in sorted(_weights(contents["state_dict"]).items()):
+    for name, value in sorted(read_weights(path).items()):
         if not isinstance(value, Tensor):  # what layers keep beside tensors
             found.update(f"{name} {value!r}".encode())
             continue
@@ -96,33 +99,24 @@ def digest(path: str | Path) -> str:
 
 
 def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:
-    """Importance of every channel by norm layer, as `norm.scale_sizes` has it, from the file alone.
+    """Importance of every channel by norm layer, as `norm.scale_sizes` has it, from the file only.
 
     No network is built, so that this reads the checkpoints of any network, trusted or not.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or no norm layer with finite scales in it.
     """
-    file = locate(path)
-    contents = read_plain(file)
+    contents = _read_ours(path)
     try:
         sigmoid = contents["hyper_parameters"]["spec"]["norm"] == "sigbn"
-        weights = _weights(contents["state_dict"])
-        names = contents.get("scaled", _norms_in(weights, sigmoid))
-        gammas = {n: weights[f"{n}.weight"].float() for n in names if f"{n}.weight" in weights}
+        weights = weights_of(contents["state_dict"])
+        gammas = {name: weights[f"{name}.weight"].float() for name in contents["scaled"]}
     except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint={file} was not written by rni_pl") from error
+        raise CheckpointError(f"checkpoint={path} was not written by rni_pl") from error
     sizes = {n: torch.sigmoid(g) if sigmoid else g.abs() for n, g in gammas.items()}
     if not sizes or not all(bool(torch.isfinite(values).all()) for values in sizes.values()):
-        raise CheckpointError(f"checkpoint={file} holds no finite scales of norm layers")
+        raise CheckpointError(f"checkpoint={path} holds no finite scales of norm layers")
     return sizes
-
-
-def _norms_in(weights: Mapping[str, Tensor], sigmoid: bool) -> list[str]:
-    """What looks like a norm layer: it has a running mean. Earlier versions did not name them."""
-    names = [key.rpartition(".")[0] for key in weights if key.endswith(".running_mean")]
-    # What is left with a bias is no SigBN: a BatchNorm1d.
-    return [name for name in names if not (sigmoid and f"{name}.bias" in weights)]
 
 
 def read_plain(file: Path, key: str = "checkpoint") -> Any:
@@ -167,8 +161,8 @@ def _check_archive(file: Path, key: str) -> None:
         raise DamagedError(f"{key}={file} is damaged: wrong checksum of {damaged}")
 
 
-def _weights(state: dict[str, Any]) -> dict[str, Any]:
-    """Lightning keeps the network under ``model.``."""
+def weights_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's own state dict: Lightning keeps it under ``model.``."""
     return {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
 
 
@@ -188,7 +182,11 @@ def _check_ours(checkpoint: Any, file: str | Path) -> None:
     """Raise `CheckpointError` unless it has what our runs write, and nothing to call."""
     hyper = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(hyper, dict) or not isinstance(hyper.get("spec"), dict):
-        raise CheckpointError(f"checkpoint={file} was not written by rni_pl")
+        raise CheckpointError(
+            f"checkpoint={file} was not written by rni_pl; where it holds trained weights, "
+            f"python train.py init={file} trainer.max_epochs=0 arch=... data=... makes a run of "
+            "them, which can be pruned"
+        )
     named = sorted(key for key in hyper if str(key).startswith("_"))
     if named:  # Lightning would import and call what _instantiator names
         raise CheckpointError(f"checkpoint={file} names code to run ({', '.join(named)}); refused")
@@ -196,7 +194,7 @@ def _check_ours(checkpoint: Any, file: str | Path) -> None:
         raise CheckpointError(f"checkpoint={file} holds no weights")
 
 
-def spec_of(checkpoint: dict[str, Any]) -> ModelSpec:
+def spec_of(checkpoint: Mapping[str, Any]) -> ModelSpec:
     """The description of the network in a checkpoint."""
     try:
         spec = ModelSpec(**checkpoint["hyper_parameters"]["spec"])
@@ -219,7 +217,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def build_with_weights(
-    spec: ModelSpec, state: dict[str, Any], path: str | Path, model: nn.Module | None = None
+    spec: ModelSpec, state: Mapping[str, Any], path: str | Path, model: nn.Module | None = None
 ) -> nn.Module:
     """Build the network, or shape a copy of `model`, and load a Lightning checkpoint's weights.
 
@@ -235,7 +233,7 @@ def build_with_weights(
         except ConfigError as error:
             raise CheckpointError(f"checkpoint={path}: {error}") from error
     try:
-        load_weights(model, _weights(state))
+        load_weights(model, weights_of(state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"checkpoint={path}: the weights do not fit: {reason}") from error

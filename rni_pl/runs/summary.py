@@ -1,78 +1,98 @@
 """The figures of a run, as `summary.json` holds them and a table shows them."""
 
-import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rni_pl.callbacks.history import Record
-from rni_pl.classifier import Classifier
 from rni_pl.cost import macs, parameter_count
-from rni_pl.progress import busy
 from rni_pl.pruning import PruningReport
-from rni_pl.spec import ModelSpec
+from rni_pl.runs.spec import ModelSpec
+
+
+@dataclass
+class Record:
+    """Figures of a run so far; one accuracy (a fraction) for each validation.
+
+    `epoch` says after which epoch, counted from 0, each was. `seconds` is time spent training and
+    validating, `train_seconds` without validation; `images` are those trained on.
+    """
+
+    val_acc: list[float] = field(default_factory=list)
+    test_acc: list[float] = field(default_factory=list)
+    epoch: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    train_seconds: float = 0.0
+    images: int = 0
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch with the best validation accuracy, the first of equals; None before the first."""
+        if not self.epoch:
+            return None
+        return self.epoch[max(range(len(self.val_acc)), key=lambda i: self.val_acc[i])]
+
+    @property
+    def best_val_acc(self) -> float | None:
+        """Validation accuracy of the best epoch; None before the first."""
+        return max(self.val_acc, default=None)
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput of training."""
+        return self.images / self.train_seconds if self.train_seconds else 0.0
+
+
+@dataclass
+class Outcome:
+    """The best network on the CPU, the figures of every epoch, and what `summary.json` holds."""
+
+    model: nn.Module
+    record: Record
+    summary: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A network's accuracy on the test set, parameters, and MACs of one image."""
+    """A network's accuracy on the test set (a fraction), parameters, and MACs of one image."""
 
     acc: float
     params: int
     macs: int
 
     @classmethod
-    def of(cls, classifier: Classifier, acc: float) -> "Figures":
+    def of(cls, model: nn.Module, image_shape: list[int], acc: float) -> "Figures":
         """Those of the network as it is now."""
-        model = classifier.model
-        return cls(acc, parameter_count(model), macs(model, classifier.spec.image_shape))
+        return cls(acc, parameter_count(model), macs(model, image_shape))
 
 
-def of_training(
-    classifier: Classifier, test_acc: float, record: Record, trainer: pl.Trainer
-) -> dict[str, Any]:
-    """What `summary.json` of a training run holds, but for its seed."""
-    spec, found = classifier.spec, Figures.of(classifier, test_acc)
+def of_training(spec: ModelSpec, found: Figures, record: Record, epochs: int) -> dict[str, Any]:
+    """What `summary.json` of a training run holds; `epochs` are those it has come to."""
     return {
         "dataset": spec.data["name"],
         "arch": spec.arch_name,
         "method": spec.method,
         "test_acc": found.acc,
         "best_epoch": record.best_epoch,
-        "epochs": trainer.current_epoch,
+        "epochs": epochs,
         "params": found.params,
         "macs": found.macs,
         "seconds": record.seconds,
         "images_per_second": record.images_per_second,
         "val_acc": record.best_val_acc,
-        "precision": trainer.precision,
-    }
-
-
-def of_finetuning(test_acc: float, record: Record, trainer: pl.Trainer) -> dict[str, Any]:
-    """What fine-tuning adds to `of_pruning`."""
-    return {
-        "acc_finetuned": test_acc,
-        "best_epoch": record.best_epoch,
-        "val_acc": record.best_val_acc,
-        "epochs": trainer.current_epoch,
-        "precision": trainer.precision,
-        "seconds": record.seconds,
     }
 
 
 def of_pruning(
-    spec: ModelSpec,
-    report: PruningReport,
-    dense: Figures,
-    pruned: Figures,
+    spec: ModelSpec, report: PruningReport, dense: Figures, pruned: Figures
 ) -> dict[str, Any]:
-    """What `summary.json` of a pruning run holds before fine-tuning."""
+    """What `summary.json` of a pruning run holds before fine-tuning.
+
+    `spec` describes the network before: ``pruned_before`` says whether that had been pruned too, in
+    which case the figures named ``dense`` are of a smaller network than the architecture's.
+    """
     return {
         "dataset": spec.data.get("name"),
         "arch": spec.arch_name if spec.arch else "given",
@@ -80,6 +100,7 @@ def of_pruning(
         "ratio": report.ratio,
         "scope": report.scope,
         "target": report.target,
+        "pruned_before": bool(spec.structure),
         "acc_dense": dense.acc,
         "acc_pruned": pruned.acc,
         "acc_finetuned": None,
@@ -95,29 +116,14 @@ def of_pruning(
     }
 
 
-def latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
-    """Median time of a batch on the CPU before and after removal, measured in turns.
-
-    In the layout in which `load_model` returns networks, as `rni_pl.benchmark` measures; what
-    Lightning has tested is in another.
-    """
-    # Brings ONNX Runtime and the exporter along, which hardly any run needs.
-    from rni_pl.benchmark.engines import Setup
-    from rni_pl.benchmark.speed import seconds_a_batch
-
-    setup = Setup("eager", batch=64, threads=torch.get_num_threads(), repeats=10)
-    layout = torch.contiguous_format
-    copies = [copy.deepcopy(model).cpu().float() for model in (dense, pruned)]
-    models = [model.to(memory_format=layout).eval() for model in copies]
-    with busy("timing"):
-        before, after = seconds_a_batch(models, image_shape, setup)
+def of_finetuning(test_acc: float, record: Record, epochs: int) -> dict[str, Any]:
+    """What fine-tuning adds to `of_pruning`."""
     return {
-        "engine": setup.engine,
-        "batch": setup.batch,
-        "threads": setup.threads,
-        "dense_ms": 1000 * before,
-        "pruned_ms": 1000 * after,
-        "speedup": before / after,
+        "acc_finetuned": test_acc,
+        "best_epoch": record.best_epoch,
+        "val_acc": record.best_val_acc,
+        "epochs": epochs,
+        "seconds": record.seconds,
     }
 
 
@@ -131,7 +137,7 @@ def print_table(summary: dict[str, Any]) -> None:
     for column in [*columns, "latency"] if timed else columns:
         table.add_column(column, justify="right")
     for row, acc, size in (
-        ("dense", "acc_dense", "dense"),
+        ("pruned before" if summary["pruned_before"] else "dense", "acc_dense", "dense"),
         ("pruned", "acc_pruned", "pruned"),
         ("fine-tuned", "acc_finetuned", "pruned"),
     ):

@@ -1,4 +1,4 @@
-"""Several processes on one machine, through torch.distributed's own launcher.
+"""A stage by name, in one process or in several, through torch.distributed's own launcher.
 
 Lightning's launcher would start the command line again in every process, and Hydra with it; here
 the processes get the composed configuration, so that sweeps start no sweeps of their own.
@@ -10,6 +10,7 @@ import pickle
 import tempfile
 import traceback
 import uuid
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,32 @@ from omegaconf import DictConfig, OmegaConf
 
 from rni_pl.config import plain
 from rni_pl.errors import ConfigError, Interrupted, LaunchError, RniError
-from rni_pl.stages.interruption import handled_by, stop
+from rni_pl.runs import directory
+from rni_pl.runs.summary import Outcome
+from rni_pl.training.finetuning import prune_and_finetune
+from rni_pl.training.signals import handled_by, stop
+from rni_pl.training.sparsity import train
+
+STAGES: dict[str, Callable[..., Outcome]] = {"train": train, "prune": prune_and_finetune}
 
 # Seconds in which processes may come to the end of their epoch after a signal, before they are
 # killed: a second signal is what cuts a long validation short.
 PATIENCE = 24 * 3600
+
+
+def run(stage: str, config: DictConfig, run_dir: Path, **options: Any) -> Outcome:
+    """Run a stage of `STAGES` as configured, in a directory that is locked meanwhile.
+
+    `options` are further arguments of the stage.
+    """
+    count = processes(config.trainer)
+    if count > 1:
+        return launch(stage, config, run_dir, count, options)
+    if count == 1 and str(config.trainer.strategy).startswith("ddp"):
+        # DDP of one process would leave its environment variables to the next job of a sweep.
+        OmegaConf.update(config, "trainer.strategy", "auto")
+    with directory.locked(run_dir):
+        return STAGES[stage](config, run_dir, **options)
 
 
 def processes(trainer: DictConfig) -> int:
@@ -113,9 +135,8 @@ def _worker(job: bytes, folder: str, count: int) -> bytes | None:
         stage, config, run_dir, options = pickle.loads(job)
         if _on_cpu(config["trainer"]["accelerator"]):
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-        from rni_pl.stages.dispatch import STAGES
-
-        outcome = STAGES[stage](OmegaConf.create(config), run_dir, **options)
+        with directory.locked(run_dir):
+            outcome = STAGES[stage](OmegaConf.create(config), run_dir, **options)
     except RniError as error:
         (Path(folder) / f"mistake_{rank}").write_bytes(pickle.dumps(error))
         raise SystemExit(1) from error  # the launcher then ends the others, which may wait for us

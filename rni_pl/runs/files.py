@@ -1,27 +1,52 @@
 """The files of a run by name, written whole or not at all, and the small ones read."""
 
 import errno
-import functools
 import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rni_pl.errors import ConfigError, StorageError
 
-# What a run keeps where in its directory.
-CONFIG = "config.yaml"  # resolved, with the overrides that it was composed from
-SUMMARY = "summary.json"  # its figures, once it is done
-BEFORE = "before_finetuning.json"  # those of a pruned network that goes on being fine-tuned
+CONFIG = "config.yaml"  # resolved
+SUMMARY = "summary.json"  # the figures, once the run is done
+BEFORE = "before_finetuning.json"  # those of a pruned network, before fine-tuning
 ORIGIN = "checkpoint.sha256"  # of the weights that were pruned
-FAILURE = "failure.json"  # why it is not done
+FAILURE = "failure.json"  # why a run is not done
 CHECKPOINTS = "checkpoints"
 BEST = f"{CHECKPOINTS}/best.ckpt"  # of the epoch with the best validation accuracy
-LAST = f"{CHECKPOINTS}/last.ckpt"  # what it goes on from
+LAST = f"{CHECKPOINTS}/last.ckpt"  # what a run resumes from
+LOCK = ".lock"  # held while a run writes
 HALF_WRITTEN = ".*.tmp.*"  # what `whole` leaves where it is killed
+
+# All that a run writes, and so all that `overwrite=true` deletes.
+RUN_FILES = (
+    SUMMARY, BEFORE, ORIGIN, FAILURE, BEST, LAST,
+    "hparams.yaml", "events.out.tfevents.*", "metrics.csv",  # of loggers
+    CONFIG,  # last: a run is there as long as its configuration is
+)  # fmt: skip
+
+
+def files_of(run_dir: Path) -> list[Path]:
+    """What a run has written into a directory."""
+    return [file for name in RUN_FILES for file in run_dir.glob(name)]
+
+
+def remove_empty(run_dir: Path) -> None:
+    """Remove a run directory in which nothing was written, and parents that are empty then."""
+    with suppress(OSError):
+        (run_dir / CHECKPOINTS).rmdir()
+    here = Path.cwd()
+    for path in (run_dir, *run_dir.parents):
+        if path == here or (not path.is_relative_to(here) and path != run_dir):
+            return
+        try:
+            path.rmdir()
+        except OSError:
+            return
 
 
 def write_json(figures: dict[str, Any], file: Path) -> None:
@@ -30,13 +55,13 @@ def write_json(figures: dict[str, Any], file: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read figures of a run that goes on."""
+    """Read figures of a run. Raises `ConfigError` if the file is missing or damaged."""
     try:
         figures = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} is missing or damaged: the run cannot go on") from error
+        raise ConfigError(f"{file} is missing or damaged: the run cannot be resumed") from error
     if not isinstance(figures, dict):
-        raise ConfigError(f"{file} is damaged: the run cannot go on")
+        raise ConfigError(f"{file} is damaged: the run cannot be resumed")
     return figures
 
 
@@ -85,30 +110,6 @@ def storage_errors() -> Iterator[None]:
         if error.errno not in _REFUSALS:
             raise
         raise StorageError(f"the run cannot write its files: {error.strerror or error}") from error
-
-
-# How many processes were started together, as launchers tell each of them.
-_SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
-
-
-@functools.cache
-def own_directory(path: str) -> str:
-    """A new directory with this name, or with a number behind it where another process has that.
-
-    What names directories by the second needs it. Processes of one run, which others have started,
-    share what they are given.
-    """
-    if any(os.environ.get(name, "1") != "1" for name in _SIZES):
-        return path
-    number, own = 1, path
-    while True:
-        try:
-            Path(own).mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            own = f"{path}_{number}"
-        else:
-            return own
 
 
 def _sync(folder: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import scaled_norms
+from rni_pl.runs import checkpoint
 
 State = dict[str, Any]
 
