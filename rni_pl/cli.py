@@ -76,7 +76,7 @@ def _tool(name: str, home: str) -> None:
 
 def _main(name: str) -> None:
     _find_modules_here()
-    status = _Command(name, sys.argv[1:]).run()
+    status = _Command(name, configuration.at_home(sys.argv[1:])).run()
     if status:
         sys.exit(status)
 
@@ -132,7 +132,7 @@ class _Command:
         elif run_dir := self._resumed_directory():
             self._resume(run_dir)
         else:
-            sys.argv[1:] = [_at_home(argument) for argument in self.arguments]
+            sys.argv[1:] = self.arguments
             decorate = hydra.main(
                 version_base="1.3", config_path=configuration.config_dir(), config_name=self.name
             )
@@ -175,7 +175,7 @@ class _Command:
 
             _warn_in_one_line()
             resume.vet(run)
-            resume.check_epochs(run.config)
+            resume.check_epochs(run)
             return launch.run(self.name, run.config, run_dir).summary
 
         _job(job, run_dir)
@@ -232,13 +232,6 @@ class _Command:
             raise error
         _say(error)
         self.status = max(self.status, 2 if expected else 1)
-
-
-def _at_home(argument: str) -> str:
-    """An argument that says where Hydra makes directories, with ``~`` expanded: it does not."""
-    key, _, value = argument.partition("=")
-    is_directory = key.lstrip("+") in ("hydra.run.dir", "hydra.sweep.dir")
-    return f"{key}={Path(value).expanduser()}" if is_directory and value[:1] == "~" else argument
 
 
 def _check_sweep(config: DictConfig, sweeps: bool) -> None:

@@ -97,6 +97,12 @@ def _absolute(value: Any) -> Any:
     return os.path.abspath(Path(value).expanduser())
 
 
+def at_home(overrides: Sequence[str]) -> list[str]:
+    """Overrides with ``~`` expanded where a value begins with it, which Hydra cannot parse."""
+    home = os.path.expanduser("~")
+    return [re.sub(r"(?<=[=,\[\"'])~(?=[/,\]\"']|$)", lambda _: home, one) for one in overrides]
+
+
 def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -> DictConfig:
     """The configuration of command `name` with command-line style overrides.
 
@@ -106,7 +112,7 @@ def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -
         ConfigError: an unknown key or choice, or a value out of range.
     """
     with _hydra_of_our_own():
-        config = compose(name, [*_searchpath(), *overrides])
+        config = compose(name, [*_searchpath(), *at_home(overrides)])
     complete(config, name, overrides)
     if check_it:
         check(config)

@@ -12,7 +12,7 @@ from rni_pl import models
 from rni_pl.errors import CheckpointError, ConfigError
 from rni_pl.norm import SigmoidBatchNorm2d
 from rni_pl.penalties import l1_penalty, rni_penalty
-from rni_pl.spec import ModelSpec
+from rni_pl.runs.spec import ModelSpec
 
 QUICK = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
 COMMON = {"dataset": "digits", "batch_size": 16, "device": "cpu"}

@@ -269,7 +269,7 @@ def test_cifar_files_are_not_unpickled_unless_they_are_cifars(
 ) -> None:
     import pickle
 
-    from test_checkpoints import Trap
+    from left_by_runs import Trap
 
     unplug(monkeypatch)
     folder = tmp_path / "data" / "cifar-10-batches-py"

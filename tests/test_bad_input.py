@@ -14,7 +14,7 @@ from rni_pl.benchmark import engines
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
 from rni_pl.pruning import selection
-from rni_pl.stages import dispatch
+from rni_pl.training import launch
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 
@@ -117,7 +117,7 @@ def test_why_a_class_of_ones_own_cannot_be_imported(
 ) -> None:
     config = compose_config("train", ["arch=resnet20", "data=digits", override.format(target)])
     with pytest.raises(ConfigError) as refused:
-        dispatch.run("train", config, tmp_path)
+        launch.run("train", config, tmp_path)
     assert str(refused.value) == f"{what}: {target} cannot be imported: {why}"
 
 

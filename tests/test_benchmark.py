@@ -15,13 +15,12 @@ from rni_pl import models
 from rni_pl.benchmark import comparing, engines, speed
 from rni_pl.benchmark.engines import Setup
 from rni_pl.benchmark.networks import families
-from rni_pl.benchmark.speed import medians, seconds_a_batch
+from rni_pl.benchmark.speed import latency, medians, seconds_a_batch
 from rni_pl.config import compose_config, plain
 from rni_pl.cost import macs
 from rni_pl.errors import ConfigError
 from rni_pl.pruning import prune
-from rni_pl.spec import ModelSpec, build
-from rni_pl.stages.summary import latency
+from rni_pl.runs.spec import ModelSpec, build
 
 pytest.importorskip("onnxruntime")
 

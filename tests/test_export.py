@@ -19,7 +19,7 @@ from rni_pl.export.exporting import export
 from rni_pl.export.folding import fold
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning import prune
-from rni_pl.spec import ModelSpec, build
+from rni_pl.runs.spec import ModelSpec, build
 from rni_pl.structure import structure_of
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -11,7 +11,7 @@ from rni_pl.errors import ExportError
 from rni_pl.export import exporting
 from rni_pl.export.exporting import check_output, export
 from rni_pl.export.folding import fold
-from rni_pl.spec import build
+from rni_pl.runs.spec import build
 
 CHAIN = "test_folding.Chain"
 

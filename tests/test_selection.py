@@ -9,7 +9,7 @@ from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
 from rni_pl.pruning.importance import Candidates
 from rni_pl.pruning.selection import Floor, cut_to_budget, keep_above, quantile, ranked, thresholds
-from rni_pl.stages.finetuning import _warn_if_missed
+from rni_pl.training.finetuning import _warn_if_missed
 from rni_pl.valley import find_valley
 
 

@@ -17,9 +17,9 @@ from conftest import run_command
 
 from rni_pl.callbacks import OneShotPruning
 from rni_pl.norm import norm_kind
-from rni_pl.stages import runs
+from rni_pl.training import fitting
 
-make_trainer, prune_once = runs.make_trainer, OneShotPruning.setup
+make_trainer, prune_once = fitting.make_trainer, OneShotPruning.setup
 
 
 class Watch(pl.Callback):
@@ -47,7 +47,7 @@ class Watch(pl.Callback):
             self.notes["network"] = digest(module.model)
 
     def install(self, patch: Any = setattr) -> None:
-        patch(runs, "make_trainer", self.make_trainer)
+        patch(fitting, "make_trainer", self.make_trainer)
         patch(OneShotPruning, "setup", lambda *given, **more: self.prune_once(*given, **more))
 
 

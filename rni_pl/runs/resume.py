@@ -171,14 +171,16 @@ def check_fits(last: Path, spec: ModelSpec, model: nn.Module, images: list[int])
         )
 
 
-def check_epochs(config: DictConfig) -> None:
-    """Raise `ConfigError` where a run would end before the epoch that it has come to."""
-    last = last_checkpoint(config)
-    begun = 0 if last is None else _read(last).get("epoch", -1) + 1
-    if config.trainer.max_epochs < begun:
+def check_epochs(run: stored.Resumed) -> None:
+    """Raise `ConfigError` where a run is to end before the epoch that it has come to."""
+    last, epochs = last_checkpoint(run.config), run.config.trainer.max_epochs
+    if last is None or "trainer.max_epochs" not in run.given:
+        return
+    begun = _read(last).get("epoch", -1) + 1
+    if epochs < begun:
         raise ConfigError(
-            f"trainer.max_epochs={config.trainer.max_epochs} is not allowed: {config.resume} has "
-            f"come to epoch {begun}"
+            f"trainer.max_epochs={epochs} is not allowed: {run.config.resume} has come to epoch "
+            f"{begun}"
         )
 
 

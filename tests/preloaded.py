@@ -8,7 +8,7 @@ import tempfile
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
-from children import SHORT_RUN
+from child_processes import SHORT_RUN
 from conftest import run_command
 
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from children import SHORT_RUN, finish, start
+from child_processes import SHORT_RUN, finish, start
 from conftest import ROOT, SHORT
+from left_by_runs import ALLOW, DENSE, appear, assert_same_end, contents
 from omegaconf.errors import OmegaConfBaseException
-from resumed import ALLOW, DENSE, appear, assert_same_end, contents
 from tensorboard.summary.writer import event_file_writer
 
 from rni_pl.callbacks import StopOnSignal
@@ -121,19 +121,19 @@ def test_a_signal_that_a_library_makes_an_error_of(
         except SystemExit as error:
             raise OmegaConfBaseException("no attribute '_invalidate_flags_cache'") from error
 
-    monkeypatch.setattr("rni_pl.stages.training.runs.make_data", load)
+    monkeypatch.setattr("rni_pl.training.fitting.make_data", load)
     finished = command("train", *SHORT_RUN, "hydra.run.dir=run")
     assert finished.status == 130
     assert finished.err == "interrupted; nothing was saved yet\n"
 
 
 def test_before_training_a_signal_leaves_nothing(command: Callable, monkeypatch: Any) -> None:
-    from rni_pl.stages import runs
+    from rni_pl.training import fitting
 
     def interrupted(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(runs, "make_data", interrupted)
+    monkeypatch.setattr(fitting, "make_data", interrupted)
     finished = command("train", *SHORT_RUN)
     assert (finished.status, finished.err) == (143, "interrupted; nothing was saved yet\n")
     assert not Path("runs").exists()

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHORT
+from left_by_runs import summary
 from PIL import Image
-from test_commands import summary
 
 import rni_pl
-from rni_pl import checkpoint
+from rni_pl.runs import checkpoint
 from rni_pl.config import compose_config
-from rni_pl.stages import inheriting, runs
+from rni_pl.training import fitting, inherit
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_network_says_what_it_was_fine_tuned_on(
     finished = command("prune", f"checkpoint={trained}", *settings)
     assert finished.status == 0, finished.err
     spec = rni_pl.load_model("run").model_spec
-    data = runs.make_data(compose_config("train", settings[:2]))
+    data = fitting.make_data(compose_config("train", settings[:2]))
     assert spec.data["name"] == summary(Path("run"))["dataset"] == "image_folder"
     assert spec.mean == pytest.approx(list(data.mean))
     assert spec.std == pytest.approx(list(data.std))
@@ -64,7 +64,7 @@ def test_pixels_are_normalised_as_in_training(command: Callable, way: str) -> No
 def test_a_normalisation_that_is_given_counts(trained: Path) -> None:
     given = compose_config("prune", ["checkpoint=x", "data=digits", "data.mean=[0.5,0.5,0.5]"])
     spec = rni_pl.load_model(trained).model_spec
-    found = inheriting.with_pixels_and_split_of(given, spec).data
+    found = inherit.pixels_and_split_of(given, spec).data
     assert found.mean == [0.5, 0.5, 0.5]
     assert found.std == spec.std
 
@@ -88,10 +88,10 @@ def test_a_network_is_not_validated_on_what_it_was_trained_on(
     spec = checkpoint.load_model(trained).model_spec
     for setting, split in (("seed=7", 0), ("data.split_seed=5", 5)):
         settings = [f"checkpoint={trained}", "data=digits", setting]
-        cfg = inheriting.with_data_of(compose_config("prune", settings), spec)
+        cfg = inherit.data_of(compose_config("prune", settings), spec)
         assert cfg.data.split_seed == split
     other = compose_config("prune", [f"checkpoint={trained}", "data=cifar10", "seed=7"])
-    assert inheriting.with_data_of(other, spec).data.split_seed == 7
+    assert inherit.data_of(other, spec).data.split_seed == 7
 
 
 @pytest.mark.parametrize("data", [[], ["data=digits"]])
@@ -99,10 +99,10 @@ def test_more_images_for_validation_are_said(trained: Path, data: list[str]) -> 
     spec = checkpoint.load_model(trained).model_spec
     settings = [f"checkpoint={trained}", *data]
     with pytest.warns(UserWarning, match="trained with 0.1, so that images it was trained on"):
-        inheriting.with_data_of(compose_config("prune", [*settings, "data.val_fraction=0.2"]), spec)
+        inherit.data_of(compose_config("prune", [*settings, "data.val_fraction=0.2"]), spec)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        inheriting.with_data_of(compose_config("prune", [*settings, "data.val_fraction=0.1"]), spec)
+        inherit.data_of(compose_config("prune", [*settings, "data.val_fraction=0.1"]), spec)
 
 
 def test_a_validation_split_of_a_network_that_had_none_is_said(trained: Path) -> None:
@@ -110,16 +110,18 @@ def test_a_validation_split_of_a_network_that_had_none_is_said(trained: Path) ->
     spec.data["val_fraction"] = 0.0
     settings = [f"checkpoint={trained}", "protocol=validation"]
     with pytest.warns(UserWarning, match="val_fraction=0.1: the network was trained with 0.0"):
-        inheriting.with_data_of(compose_config("prune", settings), spec)
+        inherit.data_of(compose_config("prune", settings), spec)
 
 
 def test_a_network_given_in_python_is_not_validated_on_what_it_was_trained_on(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, loaded = [], []
-    make_data, load = runs.make_data, runs._loaded
-    monkeypatch.setattr(runs, "make_data", lambda *args: made.append(make_data(*args)) or made[-1])
-    monkeypatch.setattr(runs, "_loaded", lambda node: loaded.append(load(node)) or loaded[-1])
+    make_data, load = fitting.make_data, fitting._loaded
+    monkeypatch.setattr(
+        fitting, "make_data", lambda *args: made.append(make_data(*args)) or made[-1]
+    )
+    monkeypatch.setattr(fitting, "_loaded", lambda node: loaded.append(load(node)) or loaded[-1])
     model = rni_pl.load_model(trained)
     overrides = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
     rni_pl.prune_finetune(

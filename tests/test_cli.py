@@ -1,6 +1,5 @@
 """The contract of the commands: files, figures, repetition, resumption, sweeps, processes."""
 
-import json
 import math
 import warnings
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, SHORT, run_python
+from left_by_runs import NET, summary
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import rni_pl
@@ -22,10 +22,6 @@ from rni_pl.hardware import choose_precision
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 CONF = Path(config_dir())
-
-
-def summary(run_dir: Path) -> dict:
-    return json.loads((run_dir / "summary.json").read_text())
 
 
 def test_training_run_directory(trained: Path) -> None:
@@ -126,14 +122,6 @@ def test_sweep(command: Callable, trained: Path) -> None:
     assert summary(Path("s/0"))["params_pruned"] > summary(Path("s/1"))["params_pruned"]
 
 
-def test_an_earlier_run_in_the_same_directory_is_replaced(command: Callable) -> None:
-    assert command("train", *DIGITS, "hydra.run.dir=run").status == 0
-    with pytest.warns(UserWarning, match="holds an earlier run"):
-        failed = command("train", *DIGITS, "method=l1", "optimizer.lr=1e30", "hydra.run.dir=run")
-    assert "the loss is not finite" in failed.err
-    assert not Path("run/summary.json").exists()
-
-
 def test_divergence_stops_the_run(command: Callable) -> None:
     settings = ("optimizer.lr=1e30", "trainer.limit_train_batches=5", "hydra.run.dir=run")
     finished = command("train", *DIGITS, *settings)
@@ -168,8 +156,6 @@ def test_paper_protocol_picks_on_the_test_set(command: Callable) -> None:
 def test_own_network_by_target(
     command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_checkpoints import NET
-
     (tmp_path / "my_nets.py").write_text(NET)
     monkeypatch.syspath_prepend(tmp_path)
     net = ("arch=custom", "arch._target_=my_nets.Net", "+arch.width=12")

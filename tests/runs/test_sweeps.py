@@ -1,6 +1,5 @@
 """Sweeps: what runs their jobs, repeating them, and searching."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,20 +9,16 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, SHORT, run_command, run_python
-from test_resume import interrupt_after_an_epoch
+from left_by_runs import stop_after, summary
 
 from rni_pl.cli import _portable
 from rni_pl.config import compose_config
 from rni_pl.errors import DataError
-from rni_pl.stages import runs
+from rni_pl.training import fitting
 
-DIGITS = ("arch=resnet20", "data=digits", *SHORT)
+DIGITS = ("arch=resnet20", "data=digits", "data.root=/data", *SHORT)
 SWEEP = ("-m", *DIGITS, "method=rni,l1", "hydra.sweep.dir=sweep")
 TIMES = {"seconds", "images_per_second"}
-
-
-def summary(run_dir: Path) -> dict:
-    return json.loads((run_dir / "summary.json").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +38,7 @@ def test_finished_jobs_are_skipped(command: Callable, copied: Path) -> None:
     files = {file: file.stat().st_mtime_ns for job in "01" for file in (copied / job).rglob("*")}
     (copied / "1" / "summary.json").unlink()
     shutil.rmtree(copied / "1" / "checkpoints")  # as if killed before there were any
-    with pytest.warns(UserWarning, match="1 holds an earlier run, which this one replaces"):
+    with pytest.warns(UserWarning, match="1 holds no checkpoint yet: starting from its beginning"):
         finished = command("train", *SWEEP)
     assert finished.status == 0
     assert finished.out.count("is finished: skipped") == 1
@@ -56,20 +51,20 @@ def test_finished_jobs_are_skipped(command: Callable, copied: Path) -> None:
 def test_unfinished_jobs_go_on(command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     longer = ("trainer.max_epochs=2",)
     with monkeypatch.context() as patch:
-        interrupt_after_an_epoch(patch)
+        stop_after(patch)
         interrupted = command("train", *SWEEP, *longer)
     assert interrupted.status == 2
     assert interrupted.err.count("error: interrupted") == 2  # the second ran all the same
     assert not Path("sweep/1/summary.json").exists()
 
     started_from: list[Path] = []
-    fit = runs.fit
+    fit = fitting.fit
 
     def note(*given: Any) -> None:
         started_from.extend(path for path in given if isinstance(path, Path) and path.suffix)
         fit(*given)
 
-    monkeypatch.setattr(runs, "fit", note)
+    monkeypatch.setattr(fitting, "fit", note)
     resumed = command("train", *SWEEP, *longer)
     assert resumed.status == 0, resumed.err
     last = Path("checkpoints/last.ckpt")
@@ -83,19 +78,24 @@ def test_another_configuration_is_refused(command: Callable, copied: Path) -> No
     assert finished.status == 2
     assert finished.err.count("error: ") == 2
     assert "sweep/0 holds a run of another configuration (optimizer.lr=0.1 there)" in finished.err
-    assert "existing=replace" in finished.err
+    assert "overwrite=true" in finished.err
     assert (copied / "0" / "config.yaml").read_text() == before
     assert summary(copied / "0")["method"] == "rni"
 
 
-def test_existing_says_what_to_do(command: Callable, copied: Path) -> None:
-    run = ("hydra.run.dir=sweep/0", *DIGITS, "method=rni")
-    assert "skipped" in command("train", *run, "existing=continue").out
-    assert "existing='ask' is not allowed" in command("train", *run, "existing=ask").err
-    with pytest.warns(UserWarning, match="holds an earlier run, which this one replaces"):
-        again = command("train", *SWEEP[:-2], "hydra.sweep.dir=sweep", "existing=replace", "seed=1")
+def test_a_sweep_overwrites_where_asked(command: Callable, copied: Path) -> None:
+    again = command("train", *SWEEP, "overwrite=true", "seed=1")
     assert again.status == 0
-    assert summary(copied / "0")["seed"] == 1
+    assert [summary(copied / job)["seed"] for job in "01"] == [1, 1]
+
+
+@pytest.mark.parametrize("given", ["search=optuna", "launch=joblib"])
+def test_what_is_for_sweeps_is_refused_without_one(command: Callable, given: str) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    refused = command("train", *DIGITS, given)
+    assert refused.status == 2
+    assert "is for sweeps: give -m as well" in refused.err
+    assert not Path("runs").exists()
 
 
 def test_pruning_sweeps_are_repeated_too(command: Callable, trained: Path) -> None:
@@ -108,13 +108,6 @@ def test_pruning_sweeps_are_repeated_too(command: Callable, trained: Path) -> No
     assert moved.out.count("is finished: skipped") == 2
     copied = command("prune", *sweep[:1], f"checkpoint={trained}", *sweep[2:])  # by its weights
     assert copied.out.count("is finished: skipped") == 2
-
-
-def test_damaged_summary_is_not_taken_for_a_finished_run(command: Callable, copied: Path) -> None:
-    (copied / "0" / "summary.json").write_text('{"dataset": "dig')
-    finished = command("train", *SWEEP)
-    assert finished.status == 2
-    assert "sweep/0/summary.json is damaged" in finished.err
 
 
 def test_errors_that_do_not_survive_pickling() -> None:

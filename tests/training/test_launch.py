@@ -8,7 +8,7 @@ import pytest
 from torch.distributed.launcher.api import LaunchConfig
 
 from rni_pl.config import compose_config
-from rni_pl.stages import launch
+from rni_pl.training import launch
 
 
 def test_processes_may_finish_their_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def finish(cwd: Path, name: str, *arguments: str) -> tuple[int | None, str]:
 def _context() -> Any:
     """Start the process that all are forked from, which finds modules by its environment alone."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["warm"])
+    context.set_forkserver_preload(["preloaded"])
     here = Path(__file__).resolve().parent
     with mock.patch.dict(os.environ, PYTHONPATH=f"{here.parent}{os.pathsep}{here}"):
         forkserver.ensure_running()

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import convert_batchnorm
-from rni_pl.stages.warmstart import has_sigbn, load_state, read_state
+from rni_pl.training.warmstart import has_sigbn, load_state, read_state
 
 
 @contextlib.contextmanager

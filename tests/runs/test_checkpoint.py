@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import damages, run_python
+from left_by_runs import NET, Trap, contents
 
 import rni_pl
 from rni_pl.classifier import Classifier
 from rni_pl.errors import CheckpointError, RniError
-from rni_pl.spec import check_trusted
+from rni_pl.runs.spec import check_trusted
 
 LOAD = """
 import sys, torch
@@ -67,20 +68,6 @@ def test_loading_leaves_the_random_state_alone(trained: Path) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-class Trap:
-    """Unpickling this creates a file."""
-
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.proof,)
-
-
-def contents(run_dir: Path) -> dict:
-    return torch.load(run_dir / "checkpoints" / "best.ckpt", weights_only=True)
-
-
 def refusals(path: Path) -> list[str]:
     """What each way of loading says; every one has to refuse."""
     messages = []
@@ -93,7 +80,7 @@ def refusals(path: Path) -> list[str]:
 
 def test_pickled_code_is_refused_unrun(trained: Path, tmp_path: Path) -> None:
     proof, bad = tmp_path / "proof", tmp_path / "bad.ckpt"
-    torch.save({**contents(trained), "extra": Trap(proof)}, bad)
+    torch.save({**contents(trained, "best"), "extra": Trap(proof)}, bad)
     assert all("refused" in message for message in refusals(bad))
     plain = tmp_path / "plain.ckpt"
     plain.write_bytes(pickle.dumps(Trap(proof)))
@@ -103,7 +90,7 @@ def test_pickled_code_is_refused_unrun(trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["_instantiator", "_class_path", "_anything"])
 def test_lightning_instantiator_is_refused(trained: Path, tmp_path: Path, key: str) -> None:
-    checkpoint = contents(trained)
+    checkpoint = contents(trained, "best")
     checkpoint["hyper_parameters"][key] = "pytorch_lightning.cli.instantiate_module"
     torch.save(checkpoint, tmp_path / "bad.ckpt")
     assert all("names code to run" in message for message in refusals(tmp_path / "bad.ckpt"))
@@ -118,14 +105,14 @@ def test_lightning_instantiator_is_refused(trained: Path, tmp_path: Path, key: s
         "torchvision.datasets.utils.download_url",
         "torchvision.models.get_weight",
         "timm.models.load_checkpoint",
-        "rni_pl.spec.locate",
-        "rni_pl.spec",
+        "rni_pl.runs.spec.locate",
+        "rni_pl.runs.spec",
         "",
         7,
     ],
 )
 def test_untrusted_target_is_refused(trained: Path, tmp_path: Path, target: Any) -> None:
-    checkpoint = contents(trained)
+    checkpoint = contents(trained, "best")
     proof = tmp_path / "made"
     checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": target, "path": str(proof)}
     torch.save(checkpoint, tmp_path / "bad.ckpt")
@@ -135,25 +122,11 @@ def test_untrusted_target_is_refused(trained: Path, tmp_path: Path, target: Any)
 
 
 def test_checkpoint_may_not_fetch_weights(trained: Path, tmp_path: Path) -> None:
-    checkpoint = contents(trained)
+    checkpoint = contents(trained, "best")
     arch = {"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"}
     checkpoint["hyper_parameters"]["spec"]["arch"] = arch
     torch.save(checkpoint, tmp_path / "bad.ckpt")
     assert all("asks for weights" in message for message in refusals(tmp_path / "bad.ckpt"))
-
-
-NET = """
-from torch import nn
-import pathlib
-
-class Net(nn.Module):
-    def __init__(self, width=6, num_classes=10):
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, width, 3), nn.BatchNorm2d(width)
-        self.fc = nn.Linear(width, num_classes)
-    def forward(self, x):
-        return self.fc(self.bn(self.conv(x)).relu().mean((2, 3)))
-"""
 
 
 def test_further_networks_are_allowed_by_name(
@@ -164,7 +137,7 @@ def test_further_networks_are_allowed_by_name(
     import their_nets  # type: ignore[import-not-found]
 
     net = rni_pl.convert_batchnorm(their_nets.Net())
-    checkpoint = contents(trained)
+    checkpoint = contents(trained, "best")
     checkpoint["hyper_parameters"]["spec"]["arch"] = {"_target_": "their_nets.Net"}
     checkpoint["state_dict"] = {f"model.{key}": value for key, value in net.state_dict().items()}
     torch.save(checkpoint, tmp_path / "theirs.ckpt")
@@ -218,8 +191,8 @@ def test_unusable_files_are_refused(trained: Path, tmp_path: Path, damage: str) 
         7,
     ],
 )
-def test_structure_sets_sizes_alone(trained: Path, tmp_path: Path, structure: Any) -> None:
-    checkpoint = contents(trained)
+def test_structure_sets_only_sizes(trained: Path, tmp_path: Path, structure: Any) -> None:
+    checkpoint = contents(trained, "best")
     checkpoint["hyper_parameters"]["spec"]["structure"] = structure
     torch.save(checkpoint, tmp_path / "bad.ckpt")
     assert all(len(message) < 300 for message in refusals(tmp_path / "bad.ckpt"))
@@ -259,8 +232,15 @@ def test_archives_cannot_grow(trained: Path, tmp_path: Path, how: str) -> None:
         rni_pl.load_model(path)
 
 
+def test_a_foreign_state_dict_says_the_way(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.pth"
+    torch.save(rni_pl.load_model(trained).state_dict(), file)
+    way = f"python train.py init={file} trainer.max_epochs=0 arch=... data=... makes a run"
+    assert all(way in message for message in refusals(file))
+
+
 def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> None:
-    checkpoint = contents(trained)
+    checkpoint = contents(trained, "best")
     del checkpoint["state_dict"]["model.fc.bias"]
     torch.save(checkpoint, tmp_path / "bad.ckpt")
     with pytest.raises(CheckpointError, match=r"fc\.bias"):

@@ -17,12 +17,12 @@ from watched import Watch
 
 import rni_pl
 from rni_pl import sync
-from rni_pl.checkpoint import read_plain
 from rni_pl.config import compose_config
 from rni_pl.data.order import SharedBatches
 from rni_pl.errors import ConfigError, DataError, LaunchError
 from rni_pl.norm import SigmoidBatchNorm2d
-from rni_pl.stages import launch
+from rni_pl.runs.checkpoint import read_plain
+from rni_pl.training import launch
 
 # A batch that two processes cannot share equally; no chance, no half precision. The network is
 # shallow and smooth: a deep one multiplies rounding errors some ten times a step, in float64 too,

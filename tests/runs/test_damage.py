@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import torch
-from children import SHORT_RUN, finish, start
+from child_processes import SHORT_RUN, finish, start
 from conftest import damages
-from resumed import ALLOW, DENSE, appear, contents
+from left_by_runs import ALLOW, DENSE, Trap, appear, contents
 
 from rni_pl.callbacks.checkpoints import WholeCheckpoints
 from rni_pl.errors import CheckpointError, StorageError
-from rni_pl.files import storage_errors, write_whole
-from rni_pl.stages import resume
+from rni_pl.runs import resume
+from rni_pl.runs.files import storage_errors, write_whole
 
 
 @pytest.mark.parametrize("how", ["damaged", "empty", "missing", "older"])
@@ -91,13 +91,6 @@ def test_a_hundred_damages_of_last(work: Path, tmp_path: Path) -> None:
             found = contents(run_dir)["state_dict"]
             assert all(torch.equal(found[key], value) for key, value in sound.items())
     assert fallen_back > 80
-
-
-class Trap:
-    """Unpickling this creates a file."""
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (Path("proof"),)
 
 
 def hostile(run_dir: Path, how: str) -> dict:
@@ -267,18 +260,6 @@ def test_divergence_keeps_the_last_good_checkpoint(
     assert "step 12 (learning rates now: 0.01, 0.1)" in line
     assert contents(Path("run"))["global_step"] == 8
     assert not Path("run/summary.json").exists()
-
-
-def test_a_run_directory_fetches_no_weights(command: Callable, work: Path) -> None:
-    """What `arch.weights` and its like in a foreign `config.yaml` would do without a checkpoint."""
-    Path("run").mkdir()
-    text = (work / "dense" / "config.yaml").read_text()
-    Path("run/config.yaml").write_text(
-        text.replace("- data=digits", "- data=digits\n- +arch.checkpoint_path=evil.pt")
-    )
-    finished = command("train", "resume=run", ALLOW)
-    assert finished.status == 2
-    assert "'+arch.checkpoint_path=evil.pt' in its config.yaml is not trusted" in finished.err
 
 
 def test_a_recipe_given_anew_is_followed(command: Callable, work: Path) -> None:

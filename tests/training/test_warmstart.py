@@ -18,7 +18,7 @@ from rni_pl import models
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import norm_kind
 from rni_pl.report.collect import collect
-from rni_pl.stages.warmstart import load_state, read_state
+from rni_pl.training.warmstart import load_state, read_state
 
 
 def saved(tmp_path: Path, state: dict, wrap: str = "", prefix: str = "") -> Path:
