@@ -22,8 +22,8 @@ from rni_pl import naming
 from rni_pl.errors import ConfigError, UnknownChoiceError
 from rni_pl.rules import MAY_BE_NULL, RULES, RULES_OF
 
-# Settings that are paths, of any command.
-PATHS = ("checkpoint", "init", "data.root", "output", "json")
+# Settings of a run that are paths.
+PATHS = ("checkpoint", "init", "data.root")
 
 
 def config_dir() -> str:
@@ -69,32 +69,26 @@ OmegaConf.register_new_resolver("own", own_directory, replace=True)
 
 
 def complete(config: DictConfig, command: str, overrides: Sequence[str]) -> None:
-    """Note in a composed configuration how it came about, and make its paths absolute."""
+    """Note in a composed configuration how it came about, and make the paths of a run absolute.
+
+    A path that is a number, as the runs of a sweep may be called, becomes text.
+    """
     OmegaConf.set_struct(config, False)
     config.command, config.overrides = command, list(overrides)
     OmegaConf.set_struct(config, True)
-    absolute_paths(config)
+    for key in PATHS:
+        if type(value := OmegaConf.select(config, key)) is int:
+            OmegaConf.update(config, key, str(value))
+    if command in naming.STAGES:
+        absolute_paths(config)
 
 
 def absolute_paths(config: DictConfig) -> None:
-    """Have every path begin at the root: another command may read it in another directory.
-
-    One that is a number, as the runs of a sweep are called, becomes text.
-    """
+    """Have every path of a run begin at the root: it may be read again in another directory."""
     for key in PATHS:
         value = OmegaConf.select(config, key)
-        if OmegaConf.is_list(value):
-            OmegaConf.update(config, key, [_absolute(item) for item in value])
-        elif value is not None:
-            OmegaConf.update(config, key, _absolute(value))
-
-
-def _absolute(value: Any) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value or "\0" in value:
-        return value  # the rules refuse it
-    return os.path.abspath(Path(value).expanduser())
+        if isinstance(value, str) and value and "\0" not in value:
+            OmegaConf.update(config, key, os.path.abspath(Path(value).expanduser()))
 
 
 def at_home(overrides: Sequence[str]) -> list[str]:

@@ -12,8 +12,8 @@ from left_by_runs import summary
 from PIL import Image
 
 import rni_pl
-from rni_pl.runs import checkpoint
 from rni_pl.config import compose_config
+from rni_pl.runs import checkpoint
 from rni_pl.training import fitting, inherit
 
 
