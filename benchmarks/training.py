@@ -39,8 +39,8 @@ from rni_pl.cost import macs
 from rni_pl.data import Augment, BatchLoader, ImageData, Images, Split
 from rni_pl.penalties import Regulariser
 from rni_pl.recipe import Recipe
-from rni_pl.stages import runs
-from rni_pl.stages.training import new_classifier
+from rni_pl.training import fitting
+from rni_pl.training.network import new_classifier
 
 MEASURED = ("regulariser", "data", "peak", "convolutions")
 """What (c) is asked for beside its steps."""
@@ -61,7 +61,7 @@ class Job:
 
     def regulariser(self) -> Regulariser:
         """At the paper's values for this network."""
-        return runs.make(self.config().method, "method", Regulariser)
+        return fitting.make(self.config().method, "method", Regulariser)
 
     def model(self) -> nn.Module:
         """The network, about to be trained."""
@@ -87,7 +87,7 @@ def run_pipeline(job: Job, turn: Turn) -> None:
     classifier = new_classifier(cfg, data, regulariser)
     callbacks = [SparsityRegulariser(regulariser), History(), TakeTurns()]
     with tempfile.TemporaryDirectory() as folder:
-        runs.make_trainer(cfg, Path(folder), callbacks).fit(classifier, datamodule=data)
+        fitting.make_trainer(cfg, Path(folder), callbacks).fit(classifier, datamodule=data)
 
 
 def run_bare(job: Job, turn: Turn) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from rni_pl import load_model
 from rni_pl.classifier import Classifier
 from rni_pl.norm import scaled_norms
-from rni_pl.spec import ModelSpec, build
+from rni_pl.runs.spec import ModelSpec, build
 from rni_pl.structure import structure_of
 
 CLASSES = 10

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rni_pl import models
     from rni_pl.api import prune_finetune, train
-    from rni_pl.checkpoint import load_model
     from rni_pl.errors import RniError
     from rni_pl.norm import (
         SigmoidBatchNorm,
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     )
     from rni_pl.penalties import l1_penalty, rni_penalty
     from rni_pl.pruning import prune
+    from rni_pl.runs.checkpoint import load_model
 
 __version__ = "0.1.0"
 
@@ -29,7 +29,7 @@ _HOMES = {
     "SigmoidBatchNorm3d": "rni_pl.norm",
     "convert_batchnorm": "rni_pl.norm",
     "l1_penalty": "rni_pl.penalties",
-    "load_model": "rni_pl.checkpoint",
+    "load_model": "rni_pl.runs.checkpoint",
     "models": "rni_pl.models",
     "prune": "rni_pl.pruning",
     "prune_finetune": "rni_pl.api",

@@ -1,33 +1,23 @@
 """The paper's workflow as two functions, on the code path of the commands."""
 
 import contextlib
-import copy
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from rni_pl import config as configuration
-from rni_pl.checkpoint import build_with_weights
-from rni_pl.classifier import Classifier
-from rni_pl.errors import ConfigError, RniError
-from rni_pl.norm import norm_kind
+from rni_pl.errors import ConfigError
 from rni_pl.penalties import Regulariser
-from rni_pl.spec import ModelSpec, check_output
-from rni_pl.stages import dispatch, inheriting, launch, runs
-from rni_pl.stages.finetuning import GIVEN
-from rni_pl.stages.outcome import Outcome
-from rni_pl.stages.runs import plain_data_values
-from rni_pl.stages.sharing import between_jobs
-from rni_pl.structure import structure_of
-
-# Arguments of `train` that are settings of its method, and what a configuration calls them.
-METHOD_ARGUMENTS = {"reg_weight": "reg_weight", "b": "shift"}
+from rni_pl.runs import directory
+from rni_pl.runs.spec import ModelSpec
+from rni_pl.runs.summary import Outcome
+from rni_pl.training import fitting, inherit, launch
 
 
 def train(
@@ -58,7 +48,8 @@ def train(
         batch_size: images a step.
         seed: of weights, order, augmentation and validation split.
         device: ``"cpu"``, ``"gpu"``, ``"auto"`` or any other accelerator of Lightning's.
-        run_dir: where to keep checkpoints, logs and summary; None keeps nothing.
+        run_dir: where to keep checkpoints, logs and summary; None keeps nothing. One that holds a
+            run is refused, unless ``"overwrite=true"`` is among the overrides.
         overrides: further settings as on the command line, such as ``"data.root=/data"``.
 
     Returns:
@@ -73,13 +64,11 @@ def train(
     """
     settings = [f"arch={arch}", f"method={method}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
+    given = {"reg_weight": reg_weight, "shift": b}
+    settings += [f"method.{key}={value}" for key, value in given.items() if value is not None]
     config = _configure("train", settings, overrides)
-    given = {"reg_weight": reg_weight, "b": b}
-    if chosen := {name: value for name, value in given.items() if value is not None}:
-        settings += _of_method(method, config.method, chosen)
-        config = _configure("train", settings, overrides)
-    with _directory(run_dir) as directory:
-        return _result(dispatch.run("train", config, Path(directory), watch_test=True))
+    with _place(run_dir, config) as place:
+        return _result(launch.run("train", config, place, watch_test=True))
 
 
 def prune_finetune(
@@ -108,24 +97,24 @@ def prune_finetune(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a network, not {model!r:.80}; load_model(path) reads one")
-    settings = [f"prune.ratio={prune_pc}", f"checkpoint={GIVEN}"]
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("the network has no parameter that is trained")
+    settings = [f"prune.ratio={prune_pc}", "checkpoint=null"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     config = _configure("prune", settings, overrides)
-    if known := getattr(model, "model_spec", None):
-        config = inheriting.with_pixels_and_split_of(config, known)
-    method, scope = _method_and_scope(model, method)
+    known = getattr(model, "model_spec", None)
+    if known:
+        config = inherit.pixels_and_split_of(config, known)
+    method, scope = _method_and_scope(known, method)
     config.prune.scope = config.prune.scope or scope
-    # The data are loaded once; where other processes run the stage, they load their own.
-    once = between_jobs() if launch.processes(config.trainer) <= 1 else contextlib.nullcontext()
-    with once, _directory(run_dir) as directory:
-        classifier = _wrap(model, method, config)
-        if run_dir is not None and not classifier.spec.arch:
-            rank_zero_warn(
-                "checkpoints of this run do not say how to build the network: load them with "
-                "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
-            )
-        options = {"watch_test": True, "classifier": classifier}
-        return _result(dispatch.run("prune", config, Path(directory), **options))
+    if run_dir is not None and not (known and known.arch):
+        rank_zero_warn(
+            "checkpoints of this run do not say how to build the network: load them with "
+            "rni_pl.load_model(path, model=THE_UNPRUNED_NETWORK)"
+        )
+    options = {"watch_test": True, "model": model, "method": method}
+    with _place(run_dir, config) as place:
+        return _result(launch.run("prune", config, place, **options))
 
 
 def _configure(
@@ -141,79 +130,20 @@ def _configure(
                 f"{item} is for the sweeps (-m) of the commands; call it for each job"
             )
     config = configuration.compose_config(command, [*settings, *overrides])
-    for item in overrides:
-        if item.lstrip("+").startswith(("existing=continue", "resume=")):
-            raise ConfigError(
-                f"{item} is for the commands: a run of {command}.py goes on with "
-                f"python {command}.py {item}"
-            )
+    if config.resume is not None:
+        raise ConfigError(
+            f"resume={config.resume} is for the commands: python {command}.py resume=DIR goes on"
+        )
     return config
 
 
-def _of_method(method: str, known: DictConfig, chosen: dict[str, float]) -> list[str]:
-    """Arguments of `train` as settings of the method, whose configuration is `known`."""
-    for argument in chosen:
-        if METHOD_ARGUMENTS[argument] not in known:
-            ours = [name for name, setting in METHOD_ARGUMENTS.items() if setting in known]
-            raise ConfigError(
-                f"{argument} is not a setting of method={method}; its settings: "
-                f"{', '.join(ours) or 'none'}"
-            )
-    return [f"method.{METHOD_ARGUMENTS[name]}={value}" for name, value in chosen.items()]
-
-
-def _method_and_scope(model: nn.Module, method: str | None) -> tuple[str, str]:
-    """What a network was trained with, as far as it says, or the method given and its scope."""
-    known = getattr(model, "model_spec", None)
+def _method_and_scope(known: ModelSpec | None, method: str | None) -> tuple[str, str]:
+    """What a network was trained with, where that is known; else the method and its scope."""
     if method is None and known and known.method != "none":
         return known.method, known.scope
     method = method or "rni"
-    regulariser = runs.make(configuration.compose_group("method", method), "method", Regulariser)
-    return method, regulariser.scope
-
-
-def _wrap(model: nn.Module, method: str, config: Any) -> Classifier:
-    """A copy of the network under training, with what is known of how to build it."""
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError("the network has no parameter that is trained")
-    known = getattr(model, "model_spec", None)
-    data = runs.make_data(config)
-    spec = ModelSpec(
-        arch=known.arch if known else {},
-        num_classes=data.num_classes,
-        norm=norm_kind(model),
-        structure=structure_of(model),
-        image_shape=list(data.image_shape),
-        method=method,
-        scope=config.prune.scope,
-        data=plain_data_values(config),
-        classes=list(data.classes),
-        mean=list(data.mean),
-        std=list(data.std),
-    )
-    check_output(model, spec)
-    if spec.arch and not _builds(spec, model):
-        rank_zero_warn("the network was changed since it was built: its description is left out")
-        spec.arch = {}
-    module = copy.deepcopy(model).cpu().float().train()
-    return Classifier(spec.to_dict(), configuration.plain(config.optimizer), module=module)
-
-
-def _builds(spec: ModelSpec, model: nn.Module) -> bool:
-    """Whether a description builds this very network: its layers, their sizes, what it computes."""
-    if not isinstance(spec.arch.get("_target_"), str):
-        return False
-    state = {f"model.{key}": value for key, value in model.state_dict().items()}
-    try:
-        built = build_with_weights(spec, state, "the network given")
-    except RniError:
-        return False
-    ours = copy.deepcopy(model).cpu().float().eval()
-    if str(ours) != str(built.eval()):
-        return False
-    x = torch.rand(2, *spec.image_shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return torch.allclose(ours(x), built(x), rtol=1e-4, atol=1e-5, equal_nan=True)
+    group = configuration.compose_group("method", method)
+    return method, fitting.make(group, "method", Regulariser).scope
 
 
 def _shared(
@@ -231,10 +161,17 @@ def _shared(
     return settings
 
 
-def _directory(run_dir: str | Path | None) -> Any:
+@contextlib.contextmanager
+def _place(run_dir: str | Path | None, config: DictConfig) -> Iterator[Path]:
+    """The directory of a run, which holds none; a temporary one where nothing is kept."""
     if run_dir is None:
-        return tempfile.TemporaryDirectory(prefix="rni_pl_")
-    return contextlib.nullcontext(run_dir)
+        with tempfile.TemporaryDirectory(prefix="rni_pl_") as folder:
+            yield Path(folder)
+        return
+    place = Path(run_dir).expanduser()
+    if not config.overwrite:
+        directory.refuse_a_run_in(place)
+    yield place
 
 
 def _result(outcome: Outcome) -> tuple[nn.Module, dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The commands: Hydra in front, one line for every mistake."""
 
-import logging
 import os
 import pickle
 import sys
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -21,9 +22,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rni_pl import config as configuration
 from rni_pl import helping
 from rni_pl.errors import ConfigError, Interrupted, RniError, StorageError, first_line
-from rni_pl.files import CONFIG
-from rni_pl.stages import sharing
-from rni_pl.stages.interruption import behind, handled_by, stop
+from rni_pl.runs import stored
+from rni_pl.runs.files import CONFIG, remove_empty
+from rni_pl.training import sharing
+from rni_pl.training.signals import behind, handled_by, stop
 
 # What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
 EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
@@ -56,8 +58,9 @@ def _tool(name: str, home: str) -> None:
     """A command without a run directory: `run(config)` of module `home`."""
     arguments = sys.argv[1:]
     if helping.FLAGS & set(arguments):
-        print(helping.of_tool(name))
+        _print(helping.of_tool(name))
         return
+    _find_modules_here()
     try:
         config = configuration.compose_config(name, arguments)
         tool = import_module(home)  # imports torch: only once the configuration is sound
@@ -72,9 +75,16 @@ def _tool(name: str, home: str) -> None:
 
 
 def _main(name: str) -> None:
-    status = _Command(name).run()
+    _find_modules_here()
+    status = _Command(name, configuration.at_home(sys.argv[1:])).run()
     if status:
         sys.exit(status)
+
+
+def _find_modules_here() -> None:
+    """Have modules in the working directory found by installed commands, too."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 @dataclass
@@ -83,6 +93,7 @@ class _Command:
 
     Attributes:
         name: of its configuration.
+        arguments: of the command line.
         status: what the command exits with, as far as it is known.
         begun: whether a job has begun, so that there was a configuration.
         told: errors of a sweep's jobs in this process, which were printed.
@@ -91,6 +102,7 @@ class _Command:
     """
 
     name: str
+    arguments: list[str]
     status: int = 0
     begun: bool = False
     told: list[Exception] = field(default_factory=list)
@@ -104,7 +116,7 @@ class _Command:
         threading.excepthook = _unless_storage
         with handled_by(stop), sharing.between_jobs():
             try:
-                self._print_help_or_run()
+                self._help_or_run()
             except Exception as error:
                 if error in self.told:
                     pass
@@ -114,21 +126,67 @@ class _Command:
                     self._note(ConfigError(f"this makes no configuration: {first_line(error)}"))
         return self.status
 
-    def _print_help_or_run(self) -> None:
-        if helping.FLAGS & set(sys.argv[1:]):
-            print(helping.of_command(self.name, sys.argv[1:]))
+    def _help_or_run(self) -> None:
+        if helping.FLAGS & set(self.arguments):
+            _print(helping.of_command(self.name, self.arguments))
+        elif run_dir := self._resumed_directory():
+            self._resume(run_dir)
+        else:
+            sys.argv[1:] = self.arguments
+            decorate = hydra.main(
+                version_base="1.3", config_path=configuration.config_dir(), config_name=self.name
+            )
+            decorate(self._task)()
+
+    def _resumed_directory(self) -> Path | None:
+        """What ``resume=DIR`` among the arguments names; None: there is no such argument."""
+        given = get_args_parser().parse_args(self.arguments)
+        for override in OverridesParser.create().parse_overrides(given.overrides):
+            if override.key_or_group != "resume" or override.is_delete():
+                continue
+            value = override.value()
+            if value in (None, "auto", ""):
+                continue
+            if given.multirun or override.is_sweep_override():
+                raise ConfigError(
+                    f"{override.input_line} is for one run; a sweep (-m) with the same "
+                    "hydra.sweep.dir goes on by itself"
+                )
+            return Path(str(value)).expanduser()
+        return None
+
+    def _resume(self, run_dir: Path) -> None:
+        """Go on with the run in a directory: its own configuration, and what is given anew."""
+        given = get_args_parser().parse_args(self.arguments)
+        overrides = [
+            one for one in given.overrides if one.lstrip("+").partition("=")[0] != "resume"
+        ]
+        self.begun = True
+        run = stored.resumed(self.name, run_dir, overrides)
+        configuration.check(run.config)
+        if given.cfg:
+            _print(stored.to_yaml(run.config))
             return
-        decorate = hydra.main(
-            version_base="1.3", config_path=configuration.config_dir(), config_name=self.name
-        )
-        decorate(self._task)()
+
+        def job() -> dict[str, Any]:
+            # These import torch: only once the configuration is sound.
+            from rni_pl.runs import resume
+            from rni_pl.training import launch
+
+            _warn_in_one_line()
+            resume.vet(run)
+            resume.check_epochs(run)
+            return launch.run(self.name, run.config, run_dir).summary
+
+        _job(job, run_dir)
 
     def _task(self, config: DictConfig) -> float | None:
         """One job, as Hydra or one of its launchers calls it."""
         self.begun = True
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        run_dir = Path(HydraConfig.get().runtime.output_dir)
         try:
-            return _run(self.name, config, Path(HydraConfig.get().runtime.output_dir), sweeps)
+            return self._begin(config, run_dir, sweeps)
         except Exception as error:
             self._note(error)
             if not sweeps:
@@ -136,6 +194,36 @@ class _Command:
             self.told.append(_portable(error))
             # The sweep goes on; its launcher brings this home, wherever the job ran.
             raise self.told[-1] from error
+
+    def _begin(self, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
+        """Begin a run, or go on with the one that `resume=auto` or a sweep finds.
+
+        Returns the validation accuracy, which a search maximises.
+        """
+
+        def job() -> dict[str, Any]:
+            configuration.complete(config, self.name, HydraConfig.get().overrides.task)
+            configuration.check(config)
+            _check_sweep(config, sweeps)
+            if Path("~").absolute() in run_dir.parents:
+                raise ConfigError(
+                    "a directory in a file is not expanded: ~ is ${oc.env:HOME} there"
+                )
+            # These import torch: only once the configuration is sound.
+            from rni_pl.runs import directory
+            from rni_pl.training import launch
+
+            _warn_in_one_line()
+            goes_on, config.resume = sweeps or config.resume == "auto", None
+            if not config.overwrite:
+                if not goes_on:
+                    directory.refuse_a_run_in(run_dir)
+                elif summary := directory.go_on_or_begin(config, run_dir):
+                    print(f"{run_dir} is finished: skipped", flush=True)
+                    return summary
+            return launch.run(self.name, config, run_dir).summary
+
+        return _job(job, run_dir).get("val_acc")
 
     def _note(self, error: Exception) -> None:
         """Print an error in one line, and have the command exit with its status."""
@@ -146,60 +234,36 @@ class _Command:
         self.status = max(self.status, 2 if expected else 1)
 
 
-def _run(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
-    """One job, of which nothing is left behind where nothing was written."""
+def _check_sweep(config: DictConfig, sweeps: bool) -> None:
+    """Refuse what would be passed over in silence outside of a sweep."""
+    choices = HydraConfig.get().runtime.choices
+    for group in ("hydra/launcher", "hydra/sweeper"):
+        if not sweeps and choices.get(group) not in (None, "basic"):
+            raise ConfigError(f"{group}={choices[group]} is for sweeps: give -m as well")
+
+
+def _job(job: Any, run_dir: Path) -> dict[str, Any]:
+    """What a job sums up, of which nothing is left behind where nothing was written."""
     try:
-        configuration.remember(config, name, HydraConfig.get().overrides.task)
-        configuration.check(config)
-        return _job(name, config, run_dir, sweeps)
+        summary = job()
     except (Interrupted, Exception) as error:
+        begun = (run_dir / CONFIG).is_file()
+        way_on = f"go on with resume={run_dir}" if begun else "nothing was saved yet"
         interrupted = behind(error)
         if interrupted:
-            print(f"interrupted; {_way_on(config, run_dir)}", file=sys.stderr)
+            print(f"interrupted; {way_on}", file=sys.stderr)
             raise interrupted from error
         if isinstance(error, StorageError):
-            raise StorageError(f"{error}; {_way_on(config, run_dir)}") from error
+            raise StorageError(f"{error}; {way_on}") from error
         raise
     finally:
-        _remove_empty(run_dir)  # after a mistake, or where another directory or rank wrote
-
-
-def _log_into(run_dir: Path) -> None:
-    """Point Hydra's log file, which is not open yet, to the run that goes on."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.baseFilename = str(run_dir.absolute() / Path(handler.baseFilename).name)
-
-
-def _way_on(config: DictConfig, run_dir: Path) -> str:
-    place = run_dir if config.resume is None else Path(config.resume)
-    begun = (place / CONFIG).is_file()
-    return f"go on with resume={place}" if begun else "nothing was saved yet"
-
-
-def _job(name: str, config: DictConfig, run_dir: Path, sweeps: bool) -> float | None:
-    """Run a stage, or what is left of it to do; the validation accuracy that a search maximises."""
-    # These import torch: only once the configuration is sound.
-    from rni_pl.stages import dispatch, earlier
-
-    existing = config.existing or ("continue" if sweeps else "replace")
-    if existing == "continue" and config.resume is None:
-        found = earlier.find(name, config, run_dir)
-        if found and found.summary is not None:
-            print(f"{run_dir} is finished: skipped", flush=True)
-            return found.summary.get("val_acc")
-        if found and found.can_go_on:
-            config.resume = str(run_dir)
-    if config.resume is not None:
-        _log_into(Path(config.resume))
-    _warn_in_one_line()
-    summary = dispatch.run(name, config, run_dir).summary
-    _say_where(summary, run_dir if config.resume is None else Path(config.resume))
-    return summary["val_acc"]
+        remove_empty(run_dir)  # after a mistake, or where another rank wrote
+    _say_where(summary, run_dir)
+    return summary
 
 
 def _say_where(summary: dict[str, Any], run_dir: Path) -> None:
-    """One line for the next command, from the first process alone."""
+    """One line for the next command, from the first process."""
     from pytorch_lightning.utilities import rank_zero_only
 
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
@@ -207,6 +271,14 @@ def _say_where(summary: dict[str, Any], run_dir: Path) -> None:
         place = run_dir.relative_to(here) if run_dir.is_relative_to(here) else run_dir
         reached = f"; test accuracy {summary['test_acc']:.2%}" if "test_acc" in summary else ""
         print(f"run directory: {place}{reached}", flush=True)
+
+
+def _print(text: str) -> None:
+    """Print what may be long, to a reader that may stop reading: ``--help | head``."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what exit flushes
 
 
 def _portable(error: Exception) -> Exception:
@@ -243,15 +315,3 @@ def _one_line(message: Warning | str, *_: Any) -> str:
 def _unless_storage(trouble: threading.ExceptHookArgs) -> None:
     if not issubclass(trouble.exc_type, OSError):
         threading.__excepthook__(trouble)
-
-
-def _remove_empty(directory: Path) -> None:
-    """Remove a run directory in which nothing was written, and parents that are empty then."""
-    here = Path.cwd()
-    for path in (directory, *directory.parents):
-        if path == here or (not path.is_relative_to(here) and path != directory):
-            return
-        try:
-            path.rmdir()
-        except OSError:
-            return

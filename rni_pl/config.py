@@ -1,22 +1,29 @@
 """Configuration: where it lives, composing it, and checking it before heavy imports."""
 
+import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobRuntime
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import naming
 from rni_pl.errors import ConfigError, UnknownChoiceError
-from rni_pl.files import CHECKPOINTS, own_directory
-from rni_pl.rules import MAY_BE_NULL, PATHS, RULES, RULES_OF
+from rni_pl.rules import MAY_BE_NULL, RULES, RULES_OF
+
+# Settings of a run that are paths.
+PATHS = ("checkpoint", "init", "data.root")
 
 
 def config_dir() -> str:
@@ -26,29 +33,68 @@ def config_dir() -> str:
     return str(inside if inside.is_dir() else package.parent / "conf")
 
 
-def _path(given: Any) -> str:
-    """A run as a name can be added to: without a slash at its end, or a checkpoint in it."""
-    path = Path(os.path.normpath(str(given)))
-    in_run = path.suffix == ".ckpt" and path.parent.name == CHECKPOINTS
+def _run_of(given: Any) -> str:
+    """The run directory that `checkpoint=` means, without a slash at its end or a file in it."""
+    path = Path(os.path.normpath(Path(str(given)).expanduser()))
+    in_run = path.suffix == ".ckpt" and path.parent.name == "checkpoints"
     return str(path.parent.parent if in_run else path)
 
 
-OmegaConf.register_new_resolver("path", _path, replace=True)
+# How many processes were started together, as launchers tell each of them.
+_SIZES = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
+
+
+@functools.cache
+def own_directory(path: str) -> str:
+    """A new directory with this name, or with a number behind it where another process has that.
+
+    For names that hold the time to a second. Processes of one run, which others have started, share
+    what they are given.
+    """
+    if any(os.environ.get(name, "1") != "1" for name in _SIZES):
+        return path
+    number, own = 1, path
+    while True:
+        try:
+            Path(own).mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            own = f"{path}_{number}"
+        else:
+            return own
+
+
+OmegaConf.register_new_resolver("path", _run_of, replace=True)
 OmegaConf.register_new_resolver("own", own_directory, replace=True)
 
 
-def remember(config: DictConfig, command: str, overrides: Sequence[str]) -> None:
-    """Note in the configuration how it came about, so that a run can be resumed.
+def complete(config: DictConfig, command: str, overrides: Sequence[str]) -> None:
+    """Note in a composed configuration how it came about, and make the paths of a run absolute.
 
-    A path that is a number, as the runs of a sweep are called, is made text again.
+    A path that is a number, as the runs of a sweep may be called, becomes text.
     """
     OmegaConf.set_struct(config, False)
     config.command, config.overrides = command, list(overrides)
+    OmegaConf.set_struct(config, True)
+    for key in PATHS:
+        if type(value := OmegaConf.select(config, key)) is int:
+            OmegaConf.update(config, key, str(value))
+    if command in naming.STAGES:
+        absolute_paths(config)
+
+
+def absolute_paths(config: DictConfig) -> None:
+    """Have every path of a run begin at the root: it may be read again in another directory."""
     for key in PATHS:
         value = OmegaConf.select(config, key)
-        if isinstance(value, int) and not isinstance(value, bool):
-            OmegaConf.update(config, key, str(value))
-    OmegaConf.set_struct(config, True)
+        if isinstance(value, str) and value and "\0" not in value:
+            OmegaConf.update(config, key, os.path.abspath(Path(value).expanduser()))
+
+
+def at_home(overrides: Sequence[str]) -> list[str]:
+    """Overrides with ``~`` expanded where a value begins with it, which Hydra cannot parse."""
+    home = os.path.expanduser("~")
+    return [re.sub(r"(?<=[=,\[\"'])~(?=[/,\]\"']|$)", lambda _: home, one) for one in overrides]
 
 
 def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -> DictConfig:
@@ -59,21 +105,41 @@ def compose_config(name: str, overrides: Sequence[str], check_it: bool = True) -
     Raises:
         ConfigError: an unknown key or choice, or a value out of range.
     """
-    hydra = GlobalHydra.instance()
-    outer = hydra.hydra
-    given = _searchpath()
-    hydra.clear()
-    try:
-        with initialize_config_dir(config_dir(), version_base="1.3"):
-            config = compose(name, [*given, *overrides])
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error) from error
-    finally:
-        hydra.hydra = outer
-    remember(config, name, overrides)
+    with _hydra_of_our_own():
+        config = compose(name, [*_searchpath(), *at_home(overrides)])
+    complete(config, name, overrides)
     if check_it:
         check(config)
     return config
+
+
+def compose_group(group: str, choice: str) -> DictConfig:
+    """One choice of a group, as a command would compose it (its interpolations unresolved).
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
+    if not re.fullmatch(r"[\w-]+", choice):
+        raise ConfigError(f"{group}={choice!r} is not the name of a configuration")
+    with _hydra_of_our_own():
+        return compose(overrides=[*_searchpath(), f"+{group}={choice}"])[group]
+
+
+@contextmanager
+def _hydra_of_our_own() -> Iterator[None]:
+    """Compose from our `conf/`; a Hydra that the user has initialised is back afterwards."""
+    kinds = (GlobalHydra, VersionBase, JobRuntime)
+    others = {kind: Singleton._instances.pop(kind, None) for kind in kinds}
+    try:
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error) from error
+    finally:
+        for kind, other in others.items():
+            Singleton._instances.pop(kind, None)
+            if other is not None:
+                Singleton._instances[kind] = other
 
 
 def _searchpath() -> list[str]:
@@ -86,23 +152,6 @@ def _searchpath() -> list[str]:
     return [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
 
 
-def compose_group(group: str, choice: str) -> DictConfig:
-    """One choice of a group, as a command would compose it (its interpolations unresolved).
-
-    Raises:
-        ConfigError: there is no such choice.
-    """
-    if not re.fullmatch(r"[\w-]+", choice):
-        raise ConfigError(f"{group}={choice!r} is not the name of a configuration")
-    try:
-        if GlobalHydra.instance().is_initialized():
-            return compose(overrides=[f"+{group}={choice}"])[group]
-        with initialize_config_dir(config_dir(), version_base="1.3"):
-            return compose(overrides=[f"+{group}={choice}"])[group]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explained(error) from error
-
-
 def plain(node: DictConfig) -> dict[str, Any]:
     """A configuration node in plain values."""
     values = OmegaConf.to_container(node, resolve=True)
@@ -110,11 +159,19 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        found.update(inner or {f"{prefix}{key}": value})
+    return found
+
+
 def explained(error: Exception) -> ConfigError:
     """What Hydra or OmegaConf found wrong, as an error of ours."""
-    override = _unknown_choice(error)
-    message = one_line(error)
-    return UnknownChoiceError(message, override) if override else ConfigError(message)
+    kind = UnknownChoiceError if _unknown_choice(error) else ConfigError
+    return kind(one_line(error))
 
 
 def _unknown_choice(error: Exception) -> str | None:
@@ -123,15 +180,6 @@ def _unknown_choice(error: Exception) -> str | None:
         return None
     group, _, choice = str(error.missing_cfg_file).rpartition("/")
     return f"{group or 'config'}={choice}"
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by their dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        found.update(inner or {prefix + key: value})
-    return found
 
 
 def one_line(error: Exception) -> str:
@@ -145,14 +193,35 @@ def one_line(error: Exception) -> str:
     unknown = naming.unknown_override(error)
     if unknown:
         return unknown
-    if isinstance(error, OverrideParseException) and "missing EQUAL" in str(error):
-        return (
-            f"{error.override!r} is no setting; settings are given as KEY=VALUE (--help has them)"
-        )
+    not_parsed = _not_parsed(error)
+    if not_parsed:
+        return not_parsed
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     key = getattr(error, "full_key", None)
     prefix = f"{key}: " if key and key not in (lines or [""])[0] else ""
     return prefix + " ".join(line for line in lines if not line.startswith(_NOISE))
+
+
+def _not_parsed(error: Exception) -> str | None:
+    """What to say of an override that Hydra's grammar does not take, or takes for several."""
+    several = re.match(r"Ambiguous value for argument '(.*)'\n", str(error))
+    if several:
+        given = several[1]
+    elif isinstance(error, OverrideParseException):
+        given = str(error.override)
+        if "=" not in given:
+            return f"{given!r} is no setting; settings are given as KEY=VALUE (--help has them)"
+    else:
+        return None
+    key, _, value = given.partition("=")
+    if not re.search(r"[=,#&;:(){}\[\]'\" ]", value):
+        return None
+    quoted = value.replace('"', r"\"")
+    sweeps = ", and a sweep over several values needs -m" if several else ""
+    return (
+        f"{given} is not understood; a value with one of , = # : and the like is put in quotes of "
+        f"its own: '{key}=\"{quoted}\"'{sweeps}"
+    )
 
 
 _BASES = ("in_memory",)
@@ -163,19 +232,18 @@ def check(config: DictConfig) -> None:
     """Raise `ConfigError` for the first value that is unknown, missing or out of range."""
     naming.check_top_level(config)
     inherits = OmegaConf.select(config, "data._target_", default="") is None
-    resumes = OmegaConf.select(config, "resume", default=None) is not None
-    rules = {**RULES, **RULES_OF.get(config.get("command", ""), {})}
+    command = config.get("command", "")
+    rules = {**RULES, **RULES_OF.get(command, {})}
+    may_be_null = MAY_BE_NULL | ({"checkpoint"} if command == "prune" else set())  # from Python
     for key, rule in rules.items():
-        if key == "checkpoint" and resumes:
-            continue  # the run that goes on knows where it started from
         value = _select(config, key)
         if value is _ABSENT:
             continue
-        if value is None and (key in MAY_BE_NULL or (inherits and key.startswith("data."))):
+        if value is None and (key in may_be_null or (inherits and key.startswith("data."))):
             continue
         if not rule.holds(value):
             raise ConfigError(f"{key}={value!r} is not allowed; allowed: {rule.words}")
-    for key in sorted(OmegaConf.missing_keys(config) - ({"checkpoint"} if resumes else set())):
+    for key in sorted(OmegaConf.missing_keys(config)):
         raise ConfigError(_missing(key))
     naming.check_closed(config, rules)
     _check_together(config)

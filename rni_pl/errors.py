@@ -1,7 +1,6 @@
 """Errors a user can cause and mend; the commands print them as one line and exit with 2."""
 
 import signal
-from typing import Any
 
 
 class RniError(ValueError):
@@ -13,14 +12,7 @@ class ConfigError(RniError):
 
 
 class UnknownChoiceError(ConfigError):
-    """A group has no such configuration; `override` is what asked for it: ``arch=nosuch``."""
-
-    def __init__(self, message: str, override: str) -> None:
-        super().__init__(message)
-        self.override = override
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.override)  # between processes
+    """A group has no such configuration."""
 
 
 class DataError(RniError):

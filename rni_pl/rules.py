@@ -107,7 +107,7 @@ RULES: dict[str, Rule] = {
     ),
     "seed": _integer_from(0),
     "compile": FLAG,
-    "existing": _choice("continue", "replace"),
+    "overwrite": FLAG,
     "method.reg_weight": NOT_NEGATIVE,
     "method.shift": Rule("a finite number", _number),
     "data.batch_size": _integer_from(2),
@@ -217,7 +217,7 @@ RULES_OF: dict[str, dict[str, Rule]] = {
 }
 CLOSED = ("optimizer", "prune", "distill")  # groups that have no setting but those with a rule
 OPEN = ("arch", "method", "data", "trainer")  # groups that take arguments of what they make
-_OF_BOTH = ("data", "optimizer", "trainer", "seed", "compile", "resume", "existing", "allow")
+_OF_BOTH = ("data", "optimizer", "trainer", "seed", "compile", "resume", "overwrite", "allow")
 SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
     "train": ("arch", "method", *_OF_BOTH, "init"),
     "prune": ("checkpoint", "prune", "distill", *_OF_BOTH),
@@ -232,7 +232,6 @@ MAY_BE_NULL = {
     "json",
     "init",
     "resume",
-    "existing",
     "prune.scope",
     "data.mean",
     "data.std",

@@ -119,7 +119,7 @@ def damages(whole: bytes, count: int) -> Iterator[bytes]:
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with a network in `dense` that draws random numbers as it trains."""
-    from children import SHORT_RUN, finish
+    from child_processes import SHORT_RUN, finish
 
     folder = tmp_path_factory.mktemp("work")
     assert finish(folder, "train", *SHORT_RUN, "hydra.run.dir=dense")[0] == 0

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import SHORT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
+from left_by_runs import summary
 from torch import nn
 
 import rni_pl
@@ -12,7 +17,7 @@ from rni_pl import models
 from rni_pl.errors import CheckpointError, ConfigError
 from rni_pl.norm import SigmoidBatchNorm2d
 from rni_pl.penalties import l1_penalty, rni_penalty
-from rni_pl.spec import ModelSpec
+from rni_pl.runs.spec import ModelSpec
 
 QUICK = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]
 COMMON = {"dataset": "digits", "batch_size": 16, "device": "cpu"}
@@ -41,6 +46,7 @@ def test_train_and_prune_finetune(tmp_path: Path) -> None:
     assert len(logs["test_acc"]) == 2
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert logs["summary"]["channels_pruned"] == 168
+    assert not logs["summary"]["pruned_before"]
     assert logs["summary"]["acc_dense"] > 0
     assert torch.equal(small(x), rni_pl.load_model(tmp_path / "small")(x))
 
@@ -48,6 +54,7 @@ def test_train_and_prune_finetune(tmp_path: Path) -> None:
         small, **SETTINGS, method="rni", prune_pc=0.5, run_dir=tmp_path / "less", overrides=QUICK
     )
     assert logs["summary"]["channels_dense"] == 168
+    assert logs["summary"]["pruned_before"]
     assert torch.equal(smaller(x), rni_pl.load_model(tmp_path / "less")(x))
 
 
@@ -64,24 +71,36 @@ def test_epochs_that_were_validated() -> None:
 def test_networks_pruned_or_converted_elsewhere_save_what_loads(tmp_path: Path) -> None:
     model, _ = rni_pl.train("digits", "resnet20", "l1", epochs=1, batch_size=16, overrides=QUICK)
     pruned, _ = rni_pl.prune(model, torch.zeros(1, 3, 32, 32), 0.4)
-    for given in (pruned, rni_pl.convert_batchnorm(pruned)):
-        small, _ = rni_pl.prune_finetune(
-            given, "digits", "l1", 0.02, epochs=1, batch_size=16, run_dir=tmp_path, overrides=QUICK
-        )
+    for name, given in (("bn", pruned), ("sigbn", rni_pl.convert_batchnorm(pruned))):
+        small, logs = rni_pl.prune_finetune(
+            given, "digits", "l1", 0.02, epochs=1, batch_size=16, run_dir=tmp_path / name,
+            overrides=QUICK,
+        )  # fmt: skip
+        assert logs["summary"]["pruned_before"]
         x = torch.randn(2, 3, 32, 32)
-        assert torch.equal(small(x), rni_pl.load_model(tmp_path)(x))
+        assert torch.equal(small(x), rni_pl.load_model(tmp_path / name)(x))
+
+
+def test_a_hydra_that_was_there_before_is_there_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("a: 1\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.2"):
+        version, theirs = VersionBase.instance().getbase(), GlobalHydra.instance()
+        model, _ = rni_pl.train("digits", "resnet20", epochs=0)
+        rni_pl.prune_finetune(model, "digits", "l1", epochs=0)
+        with pytest.raises(ConfigError):
+            rni_pl.train("digits", "nosuch")
+        assert compose("theirs") == {"a": 1}
+        assert (VersionBase.instance().getbase(), GlobalHydra.instance()) == (version, theirs)
+    assert not GlobalHydra.instance().is_initialized()
+    rni_pl.train("digits", "resnet20", epochs=0)
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def test_same_figures_as_the_command(trained: Path) -> None:
-    import json
-
-    from conftest import SHORT
-
     _, logs = rni_pl.train(
         "digits", "resnet20", "rni", epochs=1, batch_size=16, overrides=SHORT[1:3]
     )
-    summary = json.loads((trained / "summary.json").read_text())
-    assert logs["summary"]["test_acc"] == summary["test_acc"]
+    assert logs["summary"]["test_acc"] == summary(trained)["test_acc"]
 
 
 def test_a_network_that_was_changed_is_not_described_as_it_was(tmp_path: Path) -> None:
@@ -184,10 +203,9 @@ def test_any_network_can_be_pruned() -> None:
         ({"epochs": -1}, "trainer.max_epochs=-1"),
         ({"device": "abacus"}, "abacus"),
         ({"overrides": ["nonsense=1"]}, "nonsense"),
-        ({"overrides": ["existing=continue"]}, "python train.py existing=continue"),
-        ({"overrides": ["resume=runs/x"]}, "python train.py resume=runs/x"),
-        ({"method": "l1", "b": 1.0}, "b is not a setting of method=l1; its settings: reg_weight"),
-        ({"method": "ucs", "reg_weight": 0.1}, "reg_weight is not a setting of method=ucs"),
+        ({"overrides": ["resume=auto"]}, "resume=auto is for the commands"),
+        ({"method": "l1", "b": 1.0}, "method.shift is unknown"),
+        ({"method": "ucs", "reg_weight": 0.1}, "method.reg_weight is unknown"),
         ({"overrides": ["hydra.run.dir=runs/x"]}, "in Python, run_dir=... keeps a run"),
         ({"overrides": ["launch=joblib"]}, "launch=joblib is for the sweeps"),
     ],

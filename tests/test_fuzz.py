@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from children import SHORT_RUN
+from child_processes import SHORT_RUN
 from conftest import run_command
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st

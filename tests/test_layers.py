@@ -38,10 +38,12 @@ def test_imports_run_one_way() -> None:
         assert set(imported_by(path)) <= core, path
     assert set(imported_by("models")) <= {"models", "norm"}
     assert set(imported_by("data")) <= {"data", "errors", "progress"}
-    tops = {"stages", "cli", "api", "helping", "export", "latency", "report"}
-    for path in ("callbacks", "classifier.py", "checkpoint.py", "spec.py", "recipe.py"):
+    tops = {"training", "cli", "api", "helping", "export", "latency", "report"}
+    for path in ("callbacks", "classifier.py", "recipe.py"):
         assert not tops & set(imported_by(path)), path
-    assert not {"cli", "api", "helping", "report", "export"} & set(imported_by("stages"))
+    above_runs = tops | {"callbacks", "classifier", "data", "recipe"}
+    assert not above_runs & set(imported_by("runs"))
+    assert not {"cli", "api", "helping", "report", "export"} & set(imported_by("training"))
 
 
 def test_configuration_is_checked_without_torch() -> None:

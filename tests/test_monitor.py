@@ -22,7 +22,6 @@ from rni_pl import norm
 from rni_pl.callbacks import History, Monitor
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from rni_pl.errors import ConfigError
-from rni_pl.stages import runs
 from rni_pl.tensorboard import (
     KEPT,
     METRICS,
@@ -32,6 +31,7 @@ from rni_pl.tensorboard import (
     hyperparameters,
     kept_image,
 )
+from rni_pl.training import fitting
 
 
 def events(run_dir: Path) -> EventAccumulator:
@@ -197,10 +197,10 @@ def test_why_a_run_failed_is_kept_until_it_goes_on(tmp_path: Path) -> None:
     trainer: Any = SimpleNamespace(is_global_zero=True, max_epochs=1, fit=fail)
     failure = tmp_path / "failure.json"
     with pytest.raises(RuntimeError, match="out of memory"):
-        runs.fit(trainer, None, None, tmp_path, None)  # type: ignore[arg-type]
+        fitting.fit(trainer, None, None, tmp_path, None)  # type: ignore[arg-type]
     assert json.loads(failure.read_text()) == {"error": "RuntimeError: out of memory"}
     trainer.fit = lambda *_, **__: None
     trainer.checkpoint_callbacks = [LastCheckpoint(tmp_path), BestCheckpoint(tmp_path)]
     with pytest.raises(ConfigError, match="before its first validation"):
-        runs.fit(trainer, None, None, tmp_path, None)  # type: ignore[arg-type]
+        fitting.fit(trainer, None, None, tmp_path, None)  # type: ignore[arg-type]
     assert not failure.exists()

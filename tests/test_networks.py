@@ -21,7 +21,7 @@ from rni_pl.pruning import prune
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.trace import trace
 from rni_pl.recalibrate import recalibrate
-from rni_pl.spec import ModelSpec, check_output
+from rni_pl.runs.spec import ModelSpec, check_output
 from rni_pl.structure import resize, structure_of
 
 timm = pytest.importorskip("timm")

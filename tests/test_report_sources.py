@@ -9,13 +9,13 @@ import yaml
 from made_up_runs import PRUNE, TRAIN, only_table, pruned_run, put, trained_run
 from torch import nn
 
-from rni_pl.checkpoint import read_scale_sizes
 from rni_pl.classifier import Classifier
 from rni_pl.report import grids
 from rni_pl.report.__main__ import main
 from rni_pl.report.collect import collect
 from rni_pl.report.settings import parent_of
-from rni_pl.spec import ModelSpec
+from rni_pl.runs.checkpoint import read_scale_sizes
+from rni_pl.runs.spec import ModelSpec
 
 
 def test_a_run_that_was_replaced_is_no_parent(tmp_path: Path) -> None:

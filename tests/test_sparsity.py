@@ -20,7 +20,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError
 from rni_pl.penalties import L1, RNI, UCS, Polarization, Regulariser
 from rni_pl.recipe import Recipe, parameter_groups
-from rni_pl.spec import ModelSpec
+from rni_pl.runs.spec import ModelSpec
 
 REGULARISERS = [RNI(1e-2, 1.5), L1(1e-2), UCS(), Polarization(1e-2, 1.2)]
 

@@ -9,8 +9,8 @@ from conftest import SHORT
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
 from rni_pl.rules import SETTINGS
-from rni_pl.spec import ModelSpec
-from rni_pl.stages.inheriting import with_data_of
+from rni_pl.runs.spec import ModelSpec
+from rni_pl.training.inherit import data_of
 
 NEEDED = {
     "train": [],
@@ -111,4 +111,4 @@ def test_a_file_of_data_without_its_name(command: Callable, trained: Path) -> No
     assert "in a file of data it is the name of that file" in refused.err
     config = compose_config("prune", [f"checkpoint={trained}"])
     with pytest.raises(ConfigError, match="does not say what data it was trained on"):
-        with_data_of(config, ModelSpec(arch={}, num_classes=10, data={"choice": "???"}))
+        data_of(config, ModelSpec(arch={}, num_classes=10, data={"choice": "???"}))

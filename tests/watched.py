@@ -15,11 +15,10 @@ from typing import Any
 import pytorch_lightning as pl
 from conftest import run_command
 
-from rni_pl.callbacks import OneShotPruning
 from rni_pl.norm import norm_kind
-from rni_pl.stages import runs
+from rni_pl.training import finetuning, fitting
 
-make_trainer, prune_once = runs.make_trainer, OneShotPruning.setup
+make_trainer, remove_channels = fitting.make_trainer, finetuning.remove_channels
 
 
 class Watch(pl.Callback):
@@ -36,19 +35,19 @@ class Watch(pl.Callback):
         self.notes["world_size"] = trainer.world_size
         self.notes["norm"] = norm_kind(module)
 
-    def make_trainer(self, config: Any, run_dir: Path, callbacks: list) -> pl.Trainer:
-        return make_trainer(config, run_dir, [*callbacks, self])
+    def make_trainer(
+        self, config: Any, run_dir: Path, callbacks: list, report: Any = None
+    ) -> pl.Trainer:
+        return make_trainer(config, run_dir, [*callbacks, self], report)
 
-    def prune_once(self, pruning: OneShotPruning, trainer: Any, module: Any, stage: str) -> None:
-        already = pruning.report is not None
-        prune_once(pruning, trainer, module, stage)
-        if not already:
-            self.notes["kept"] = pruning.report.kept
-            self.notes["network"] = digest(module.model)
+    def remove_channels(self, *given: Any) -> Any:
+        pruned, report = remove_channels(*given)
+        self.notes["kept"], self.notes["network"] = report.kept, digest(pruned)
+        return pruned, report
 
     def install(self, patch: Any = setattr) -> None:
-        patch(runs, "make_trainer", self.make_trainer)
-        patch(OneShotPruning, "setup", lambda *given, **more: self.prune_once(*given, **more))
+        patch(fitting, "make_trainer", self.make_trainer)
+        patch(finetuning, "remove_channels", self.remove_channels)
 
 
 def digest(model: Any) -> str:

@@ -7,7 +7,6 @@ from rni_pl.callbacks.history import History
 from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.lines import EpochLines
 from rni_pl.callbacks.monitor import Monitor
-from rni_pl.callbacks.pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 
@@ -18,7 +17,6 @@ __all__ = [
     "History",
     "LastCheckpoint",
     "Monitor",
-    "OneShotPruning",
     "SparsityRegulariser",
     "StopOnDivergence",
     "StopOnSignal",

@@ -11,9 +11,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
-from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError, ConfigError, StorageError
-from rni_pl.files import write_whole
+from rni_pl.runs import checkpoint
+from rni_pl.runs.files import write_whole
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities import rank_zero_warn
 
 
 class Continuation(pl.Callback):
-    """Keeps torch's random states in checkpoints, for dropout and the like, and the precision.
+    """Keeps torch's random states in checkpoints, for dropout and the like, precision and data.
 
     Data needs none of it, since order and augmentation follow from seed, epoch and batch: there
     the place in the epoch is enough. It comes from Lightning's count of batches.
@@ -19,15 +20,21 @@ class Continuation(pl.Callback):
         self._precision = ""
         self._saved: dict[str, Any] = {}
         self._max_steps = -1
+        self._images: list[int] = []
+        self._patience: dict[EarlyStopping, int] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Note where the network draws, and how it computes."""
+        """Note where the network draws, how it computes, on what, and what callbacks were given."""
         self._device = trainer.strategy.root_device
         self._precision = trainer.precision
+        self._images = getattr(trainer.datamodule, "sizes", [])  # type: ignore[attr-defined]
+        stopping = trainer.early_stopping_callbacks
+        self._patience = {one: one.patience for one in stopping}
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of the CPU and of this device, as tensors; the precision's name."""
+        """The states of the CPU and of this device, as tensors; precision and numbers of images."""
         states: dict[str, Any] = {"cpu": torch.get_rng_state(), "precision": self._precision}
+        states["images"] = self._images
         if self._device.type != "cpu":
             device = torch.get_device_module(self._device)
             states[self._device.type] = device.get_rng_state()
@@ -38,7 +45,12 @@ class Continuation(pl.Callback):
         self._saved = state_dict
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep `max_steps` from Lightning as it restores its loops: it would lose an epoch."""
+        """Keep what is configured now where Lightning would restore what a run began with.
+
+        It would lose an epoch to `max_steps` as it restores its loops.
+        """
+        for stopping, patience in self._patience.items():
+            stopping.patience = patience
         self._max_steps = trainer.max_steps
         trainer.fit_loop.epoch_loop.max_steps = -1
 

@@ -1,43 +1,12 @@
 """What a run did, epoch by epoch."""
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytorch_lightning as pl
 
-
-@dataclass
-class Record:
-    """Figures of a run so far; one accuracy (a fraction) for each validation.
-
-    `epoch` says after which epoch, counted from 0, each was. `seconds` is time spent training and
-    validating, `train_seconds` without validation; `images` are those trained on.
-    """
-
-    val_acc: list[float] = field(default_factory=list)
-    test_acc: list[float] = field(default_factory=list)
-    epoch: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-    train_seconds: float = 0.0
-    images: int = 0
-
-    @property
-    def best_epoch(self) -> int | None:
-        """Epoch with the best validation accuracy, the first of equals; None before the first."""
-        if not self.epoch:
-            return None
-        return self.epoch[max(range(len(self.val_acc)), key=lambda i: self.val_acc[i])]
-
-    @property
-    def best_val_acc(self) -> float | None:
-        """Validation accuracy of the best epoch; None before the first."""
-        return max(self.val_acc, default=None)
-
-    @property
-    def images_per_second(self) -> float:
-        """Throughput of training."""
-        return self.images / self.train_seconds if self.train_seconds else 0.0
+from rni_pl.runs.summary import Record
 
 
 class History(pl.Callback):

@@ -6,7 +6,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from rni_pl import norm
-from rni_pl.callbacks.pruning import OneShotPruning
+from rni_pl.pruning import PruningReport
 from rni_pl.tensorboard import kept_image
 
 LAYER_BINS, ALL_BINS = 30, 100
@@ -18,14 +18,19 @@ class Monitor(pl.Callback):
     Writes, after every epoch, the histograms ``importance/all`` and ``importance/LAYER`` (the step
     is the epoch); where the model was pruned, the image ``kept channels``. All of it by the first
     process alone, and nothing within an epoch.
+
+    Args:
+        report: what was removed from the network before; None: nothing, or it was shown before.
     """
+
+    def __init__(self, report: PruningReport | None = None) -> None:
+        self.report = report
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show what was pruned."""
-        prunings = [c for c in trainer.callbacks if isinstance(c, OneShotPruning)]  # type: ignore[attr-defined]
-        for report in [pruning.report for pruning in prunings if pruning.report is not None]:
-            kept = {name: len(channels) for name, channels in report.kept.items()}
-            picture = kept_image(kept, report.widths)
+        if self.report is not None:
+            kept = {name: len(channels) for name, channels in self.report.kept.items()}
+            picture = kept_image(kept, self.report.widths)
             for writer in _writers(trainer):
                 writer.add_image("kept channels", picture, 0, dataformats="HWC")
 

@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import rni_pl
-from rni_pl import files
-from rni_pl.checkpoint import load_model
 from rni_pl.errors import ExportError, PruningError
 from rni_pl.export.aligning import align
 from rni_pl.export.folding import fold
 from rni_pl.export.formats import FORMATS, Run, program_of
 from rni_pl.progress import busy
 from rni_pl.pruning.trace import trace
-from rni_pl.spec import ModelSpec
+from rni_pl.runs import files
+from rni_pl.runs.checkpoint import load_model
+from rni_pl.runs.spec import ModelSpec
 
 TOLERANCE = 1e-4  # largest difference from the checkpoint's logits, against their size from 1 on
 BATCHES = (1, 7)  # sizes for which files are compared

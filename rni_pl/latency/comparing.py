@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rni_pl import files
 from rni_pl.config import plain
 from rni_pl.cost import macs
 from rni_pl.errors import BenchmarkError, first_line
@@ -22,6 +21,7 @@ from rni_pl.latency.engines import engine_of
 from rni_pl.latency.networks import Family, as_list, families
 from rni_pl.latency.timing import seconds_a_batch
 from rni_pl.progress import busy
+from rni_pl.runs import files
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from rni_pl.checkpoint import load_model
 from rni_pl.config import plain
 from rni_pl.errors import ConfigError
 from rni_pl.pruning import prune
-from rni_pl.spec import ModelSpec, build
+from rni_pl.runs.checkpoint import load_model
+from rni_pl.runs.spec import ModelSpec, build
 
 
 @dataclass

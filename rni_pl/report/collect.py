@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError, ConfigError
-from rni_pl.files import CHECKPOINTS, CONFIG, FAILURE, LAST, SUMMARY
 from rni_pl.rules import Rule
+from rni_pl.runs import checkpoint
+from rni_pl.runs.files import CHECKPOINTS, CONFIG, FAILURE, LAST, SUMMARY
 
 SHARES = {"macs": "MACs", "params": "parameters"}  # what ratios are of, where not of channels
 

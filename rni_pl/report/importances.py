@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rni_pl import checkpoint
 from rni_pl.errors import CheckpointError, ConfigError
-from rni_pl.files import BEST, read_json
 from rni_pl.report.collect import Problem, Run
 from rni_pl.report.settings import Variant
 from rni_pl.report.tables import Table
+from rni_pl.runs import checkpoint
+from rni_pl.runs.files import BEST, read_json
 from rni_pl.valley import Valley, find_valley
 
 KEPT = "importances.json"  # layer -> importances, where a run was stored without checkpoints

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rni_pl.errors import ConfigError
-from rni_pl.files import write_whole
 from rni_pl.report import comparison, grids, papers, plots
 from rni_pl.report.collect import Found, Problem
 from rni_pl.report.departures import Judged, judge
@@ -23,6 +22,7 @@ from rni_pl.report.grids import Grid
 from rni_pl.report.importances import read_distributions
 from rni_pl.report.plots import Plot
 from rni_pl.report.tables import Table, tabulate
+from rni_pl.runs.files import write_whole
 
 BEGIN = re.compile(r"^<!-- (table|figure) (\S+?)(?:: (.+?))? -->$")
 END = "<!-- end -->"

@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import rni_pl
 from rni_pl.errors import ConfigError
-from rni_pl.files import write_whole
 from rni_pl.report import comparison, grids, papers, plots
 from rni_pl.report.collect import Found, Problem, Run, flatten
 from rni_pl.report.comparison import task_of
@@ -23,6 +22,7 @@ from rni_pl.report.papers import Captioned
 from rni_pl.report.plots import Plot
 from rni_pl.report.published import beside
 from rni_pl.report.tables import Table, repeats, tabulate
+from rni_pl.runs.files import write_whole
 
 ROUNDING = (
     "Accuracies are on the test set, in percent, rounded to two decimals; parameters and MACs are "

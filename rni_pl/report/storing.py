@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from rni_pl import checkpoint
 from rni_pl.errors import ConfigError
-from rni_pl.files import BEST, CONFIG, SUMMARY, write_json, write_whole
 from rni_pl.report.collect import Found, Run
 from rni_pl.report.importances import KEPT
+from rni_pl.runs import checkpoint
+from rni_pl.runs.files import BEST, CONFIG, SUMMARY, write_json, write_whole
 
 DIGITS = 5  # of an importance that are kept
 PATHS = ("checkpoint", "init")

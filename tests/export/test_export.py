@@ -19,7 +19,7 @@ from rni_pl.export import exporting, formats
 from rni_pl.export.exporting import export
 from rni_pl.export.folding import fold
 from rni_pl.pruning import prune
-from rni_pl.spec import build
+from rni_pl.runs.spec import build
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

@@ -20,7 +20,7 @@ from rni_pl.latency import comparing, engines, timing
 from rni_pl.latency.networks import families
 from rni_pl.latency.timing import latency, medians, seconds_a_batch
 from rni_pl.pruning import prune
-from rni_pl.spec import ModelSpec, build
+from rni_pl.runs.spec import ModelSpec, build
 
 pytest.importorskip("onnxruntime")
 

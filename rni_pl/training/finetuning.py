@@ -1,0 +1,166 @@
+"""Stages 2 and 3: one-shot pruning and fine-tuning."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from rni_pl.callbacks import History
+from rni_pl.classifier import Classifier
+from rni_pl.config import plain
+from rni_pl.data import ClassificationData
+from rni_pl.distillation import Distillation
+from rni_pl.progress import busy, track
+from rni_pl.pruning import PruningReport, prune, selection
+from rni_pl.recalibrate import recalibrate
+from rni_pl.runs import checkpoint, directory, resume
+from rni_pl.runs.files import BEFORE, ORIGIN, SUMMARY, read_json, write_json, write_whole
+from rni_pl.runs.summary import Figures, Outcome, of_finetuning, of_pruning, print_table
+from rni_pl.training import fitting, inherit
+from rni_pl.training.sharing import shared
+
+
+def prune_and_finetune(
+    config: DictConfig,
+    run_dir: Path,
+    watch_test: bool = False,
+    model: nn.Module | None = None,
+    method: str = "none",
+) -> Outcome:
+    """Load, prune a copy, measure both, fine-tune the copy, test, summarise.
+
+    The network comes from `config.checkpoint`, or is `model`, from Python, trained with `method`;
+    that of a run which is resumed is pruned already. `watch_test` logs the test accuracy of every
+    epoch, for watching only.
+    """
+    last = resume.begin(config)
+    if model is None:
+        classifier = inherit.load(config, last)
+        config = config if last else inherit.data_of(config, classifier.spec)
+        data = fitting.make_data(config, watch_test)
+        inherit.take_data(classifier, config, data)
+    else:
+        data = fitting.make_data(config, watch_test)
+        classifier = inherit.around(model, method, config, data)
+    fitting.check(config, classifier, data, last)
+    pl.seed_everything(config.seed, verbose=False)
+    dense, spec = classifier.model, classifier.spec
+    pruned, report = (None, None) if last else remove_channels(config, classifier, data)
+    if config.distill.weight:
+        teacher = inherit.teacher(config) if last else dense
+        classifier.objective = Distillation(teacher, **config.distill)
+    history = History()
+    trainer = fitting.make_trainer(config, run_dir, [history], report)
+    directory.keep_source(config, run_dir)
+
+    with directory.written(trainer, config, run_dir):
+        if pruned is None or report is None:
+            summary = read_json(run_dir / BEFORE)
+        else:
+            before = _dense_figures(config, trainer, classifier, data)
+            classifier.replace_model(pruned)
+            summary = of_pruning(spec, report, before, _figures(trainer, classifier, data))
+            _warn_if_missed(summary, report.limited)
+            if trainer.is_global_zero:
+                if config.prune.latency:
+                    summary["latency"] = _latency(dense, classifier.model, spec.image_shape)
+                _keep(summary, config, run_dir)
+        fitting.fit(trainer, classifier, data, run_dir, last, config.compile)
+    test_acc = fitting.test(trainer, classifier, data)
+
+    summary |= of_finetuning(test_acc, history.record, trainer.current_epoch)
+    summary |= {"precision": trainer.precision, "seed": config.seed}
+    if trainer.is_global_zero:
+        write_json(summary, run_dir / SUMMARY)
+        fitting.log_hyperparameters(trainer, config, summary)
+        print_table(summary)
+    return Outcome(fitting.finished(classifier), history.record, summary)
+
+
+def remove_channels(
+    config: DictConfig, classifier: Classifier, data: ClassificationData
+) -> tuple[nn.Module, PruningReport]:
+    """A smaller copy of the network, as `config.prune` says, and what was removed.
+
+    Several processes remove the same channels of the same weights, on the CPU.
+
+    Raises:
+        PruningError: it cannot be pruned so.
+    """
+    options = plain(config.prune)
+    batches = options.pop("recalibrate")
+    del options["latency"]  # a measurement
+    options["scope"] = options["scope"] or classifier.spec.scope
+    example = torch.zeros(1, *classifier.spec.image_shape)
+    if config.prune.absorb:
+        (example,) = data.calibration_batches(1)
+    with busy("pruning"):
+        pruned, report = prune(classifier.model, example, **options)
+    if batches:
+        images: Iterator[Tensor] = data.calibration_batches(batches)
+        recalibrate(pruned, track(images, "recalibrating", batches))
+    return pruned, report
+
+
+def _figures(trainer: pl.Trainer, classifier: Classifier, data: ClassificationData) -> Figures:
+    acc = fitting.test(trainer, classifier, data)
+    return Figures.of(classifier.model, classifier.spec.image_shape, acc)
+
+
+def _dense_figures(
+    config: DictConfig, trainer: pl.Trainer, classifier: Classifier, data: ClassificationData
+) -> Figures:
+    """Those of the network before; one measurement serves all jobs of a sweep."""
+    if config.checkpoint is None:  # a network from Python has no file to know it by
+        return _figures(trainer, classifier, data)
+    file = checkpoint.locate(config.checkpoint)
+    settings = (plain(config.data), plain(config.trainer))
+    key = (str(file.resolve()), file.stat().st_mtime_ns, *settings)
+    return shared("dense figures", key, lambda: _figures(trainer, classifier, data))
+
+
+def _latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
+    """See `rni_pl.latency.timing.latency`, which brings ONNX Runtime and the exporter along."""
+    from rni_pl.latency.timing import latency
+
+    with busy("timing"):
+        return latency(dense, pruned, image_shape)
+
+
+def _keep(summary: dict[str, Any], config: DictConfig, run_dir: Path) -> None:
+    """Write what a run that is resumed after pruning needs to know."""
+    write_json(summary, run_dir / BEFORE)
+    if config.checkpoint is not None:
+        write_whole(run_dir / ORIGIN, checkpoint.digest(config.checkpoint) + "\n")
+
+
+def _warn_if_missed(summary: dict[str, Any], limited: bool) -> None:
+    """Say so where another share is removed than was asked for, and why."""
+    if summary["ratio"] == "auto":
+        return
+    target = summary["target"]
+    removed = 1 - summary[f"{target}_pruned"] / summary[f"{target}_dense"]
+    if abs(removed - summary["ratio"]) > selection.TOLERANCE:
+        rank_zero_warn(
+            f"prune.ratio={summary['ratio']} of {target} was asked for, {removed:.3f} is removed: "
+            + _why_missed(target, removed > summary["ratio"], limited)
+        )
+
+
+def _why_missed(target: str, is_more: bool, limited: bool) -> str:
+    if target != "channels":
+        return (
+            "the floors (prune.min_channels, prune.round_to), equal scores or the network allow no "
+            "closer"
+        )
+    if limited and not is_more:
+        return "the floors (prune.min_channels, prune.round_to) have layers keep more"
+    return (
+        "of the channels that can go, all go that score at or below the quantile, and no others "
+        "(the paper's rule)"
+    )
