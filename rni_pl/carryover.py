@@ -10,9 +10,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from rni_pl.norm import SigmoidBatchNorm, convert_batchnorm, scaled_norms
 from rni_pl.pruning import layers, moves
+from rni_pl.pruning.channels import LayerChannels
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.ops import RULES, Op
-from rni_pl.pruning.propagate import LayerChannels
 from rni_pl.pruning.trace import trace
 
 ROOM = 0.9  # the scale that a group's largest comes down to, where its readers can make up for it

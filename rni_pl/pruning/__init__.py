@@ -1,10 +1,10 @@
 """The pruning engine: propagate ids of channels, score, select, remove, check, compare.
 
 Plain PyTorch. Read in the order of the data: `ids` and `ops` (what a run knows of tensors and
-operations), `run` and `propagate` (running a network with ids on its channels), the op rules in
-`rules`, `layers` and `moves` (with `shapes`), `trace` (with `mode`) and `dependency` (the groups
-that come of it), `selection`, `costs` and `plan` (scores to a mask), `surgery` (removal), `check`
-and `verify` (the proofs), `oneshot` (all of it, with `absorb` and `report`).
+operations), `run`, `channels` and `propagate` (running a network with ids on its channels), the op
+rules in `rules`, `layers` and `moves` (with `shapes`), `trace` (with `mode`) and `dependency` (the
+groups that come of it), `selection`, `costs` and `plan` (scores to a mask), `surgery` (removal),
+`check` and `verify` (the proofs), `oneshot` (all of it, with `absorb` and `report`).
 """
 
 from rni_pl.pruning.oneshot import prune

@@ -31,7 +31,10 @@ def move(run: Propagation, op: Op) -> list[Label]:
     label = run.label(x) or Label()
     made = [label.like({}) for _ in op.results]
     for ids in _each_axis(run, x, label):
-        moved = _moved(op, ids)
+        if op.name in ("view", "_unsafe_view", "_reshape_alias"):  # ids may lie otherwise
+            moved = ids.reshape(op.args[1])
+        else:
+            moved = op.info.func(ids, *op.args[1:], **op.kwargs)
         parts = list(moved) if isinstance(moved, list | tuple) else [moved]
         if len(parts) == 1:
             _tie_lanes(run, x.shape, ids, parts[0])
@@ -60,13 +63,6 @@ def _add(label: Label, ids: Tensor) -> None:
         raise Unclear("mixes the channels of a parameter")
     label.axes.update(axes)
     label.full = full if full is not None else label.full
-
-
-def _moved(op: Op, ids: Tensor) -> Any:
-    """The operation on ids, which need not lie in memory as the tensor does."""
-    if op.name in ("view", "_unsafe_view", "_reshape_alias"):
-        return ids.reshape(op.args[1])
-    return op.info.func(ids, *op.args[1:], **op.kwargs)
 
 
 def _tie_lanes(run: Propagation, shape: Sequence[int], before: Tensor, after: Tensor) -> None:
@@ -244,7 +240,7 @@ def pick(run: Propagation, op: Op) -> Label:
         if any(not constant_along(ids, d) for d in _picked_along(op)):
             run.hold(collapse(ids)[0].flatten(), "picks channels by numbers")
         else:
-            _add(made, _picked(run, op, ids))
+            _add(made, _picked(op, ids))
     return made
 
 
@@ -256,23 +252,20 @@ def _picked_along(op: Op) -> list[int]:
     return list(range(op.args[0].ndim)) if dim is None else [dim % op.args[0].ndim]
 
 
-def _picked(run: Propagation, op: Op, ids: Tensor) -> Tensor:
+def _picked(op: Op, ids: Tensor) -> Tensor:
     """The ids that are picked, which do not vary along the dimensions in question."""
-    known = [None if x.is_meta or run.label(x) is not None else x.cpu() for x in op.tensors[1:]]
     if op.name != "index":
         for d, size in enumerate(op.results[0].shape):
-            ids = ids.narrow(d, 0, size if 1 < size < ids.size(d) else ids.size(d))
-            ids = ids.narrow(d, 0, 1) if d in _picked_along(op) else ids
+            picked = d in _picked_along(op)
+            ids = ids.narrow(d, 0, 1 if picked else min(size, ids.size(d)))
         return ids.expand(op.results[0].shape)
-    indices: list[Tensor | None] = []
-    for index in op.args[1]:
-        number = None if index is None else known.pop(0)
-        if index is not None and number is None:
-            if index.dtype in (torch.bool, torch.uint8):
-                raise Unclear("picks elements by values")
-            number = torch.zeros(index.shape, dtype=torch.long, device="cpu")
-        indices.append(number)
-    return op.info.func(ids, indices)
+    numbers = [index for index in op.args[1] if index is not None]
+    if any(index.is_meta and index.dtype in (torch.bool, torch.uint8) for index in numbers):
+        raise Unclear("picks elements by values")
+    return op.info.func(
+        ids, [None if i is None else torch.zeros_like(i, device="cpu") if i.is_meta else i.cpu()
+              for i in op.args[1]]
+    )  # fmt: skip
 
 
 @rule("copy", "fill", "zero")

@@ -1,19 +1,18 @@
 """Propagation of channel ids: a run that hands them out and notes what is tied, read or fixed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from rni_pl.pruning.channels import Channels, LayerChannels
 from rni_pl.pruning.ids import (
     Axis,
     Label,
     Memory,
     Unclear,
-    UnionFind,
     all_ids,
     gathered,
     vector_of,
@@ -23,45 +22,6 @@ from rni_pl.pruning.ops import Misfit, Op, layer_of
 from rni_pl.pruning.run import Example, Parts, Run, line_of_network, tensors_in
 
 UNFOLLOWED = (Unclear, RuntimeError, IndexError, ValueError, TypeError)
-
-
-@dataclass
-class LayerChannels:
-    """Ids of the channels that a layer reads (None: it keeps what it is given) and makes."""
-
-    inputs: Tensor | None
-    outputs: Tensor
-
-
-@dataclass
-class Channels:
-    """All that is known of a network's channels, of however many runs.
-
-    Attributes:
-        union: which ids can only go together.
-        parameters: name of a parameter or buffer -> the ids along its dimensions.
-        layers: layers with weights for channels, by name.
-        scaled: norm layers whose scales rank channels, in forward order.
-        fixed: ids that have to stay, and why.
-        coupled: ids that additions tie, and where.
-        constants: ids that readers see as a constant which the removal takes away.
-        columns: names and dimensions of parameters along which channels are read.
-        costs: parameter -> how often each element is multiplied, for one image.
-        beside: parameter -> channels for each of which it is multiplied, if not its own.
-        unfollowed: layer -> what of it could not be followed.
-    """
-
-    union: UnionFind = field(default_factory=UnionFind)
-    parameters: dict[str, Label] = field(default_factory=dict)
-    layers: dict[str, LayerChannels] = field(default_factory=dict)
-    scaled: dict[str, None] = field(default_factory=dict)
-    fixed: list[tuple[Tensor, str]] = field(default_factory=list)
-    coupled: list[tuple[Tensor, str]] = field(default_factory=list)
-    constants: list[Tensor] = field(default_factory=list)
-    columns: set[tuple[str, int]] = field(default_factory=set)
-    costs: dict[str, int] = field(default_factory=dict)
-    beside: dict[str, list[Axis]] = field(default_factory=dict)
-    unfollowed: dict[str, str] = field(default_factory=dict)
 
 
 class Propagation(Run):
