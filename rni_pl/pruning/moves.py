@@ -4,7 +4,6 @@ Whatever only moves elements is carried out on the ids themselves.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -240,7 +239,7 @@ def pick(run: Propagation, op: Op) -> Label:
         if any(not constant_along(ids, d) for d in _picked_along(op)):
             run.hold(collapse(ids)[0].flatten(), "picks channels by numbers")
         else:
-            _add(made, _picked(op, ids))
+            _add(made, _picked(run, op, ids))
     return made
 
 
@@ -252,15 +251,15 @@ def _picked_along(op: Op) -> list[int]:
     return list(range(op.args[0].ndim)) if dim is None else [dim % op.args[0].ndim]
 
 
-def _picked(op: Op, ids: Tensor) -> Tensor:
+def _picked(run: Propagation, op: Op, ids: Tensor) -> Tensor:
     """The ids that are picked, which do not vary along the dimensions in question."""
     if op.name != "index":
         for d, size in enumerate(op.results[0].shape):
             picked = d in _picked_along(op)
             ids = ids.narrow(d, 0, 1 if picked else min(size, ids.size(d)))
         return ids.expand(op.results[0].shape)
-    numbers = [index for index in op.args[1] if index is not None]
-    if any(index.is_meta and index.dtype in (torch.bool, torch.uint8) for index in numbers):
+    made = [x for x in op.tensors[1:] if x.is_meta or run.label(x) is not None]
+    if any(x.dtype in (torch.bool, torch.uint8) for x in made):
         raise Unclear("picks elements by values")
     return op.info.func(
         ids, [None if i is None else torch.zeros_like(i, device="cpu") if i.is_meta else i.cpu()
