@@ -1,7 +1,5 @@
 """Run directories made up for the tests of the report, and reading what the report shows."""
 
-import csv
-import io
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,12 +7,8 @@ from typing import Any
 
 import torch
 import yaml
-from omegaconf import OmegaConf
 
-from rni_pl.config import compose_config
 from rni_pl.report.__main__ import main
-from rni_pl.report.collect import collect
-from rni_pl.report.tables import Table, tabulate
 
 TRAIN: dict[str, Any] = {
     "dataset": "digits", "arch": "resnet20", "method": "rni", "test_acc": 0.9, "best_epoch": 1,
@@ -57,43 +51,10 @@ def pruned_run(path: Path, parent: Path, lr: float = 0.1, **summary: Any) -> Pat
     return put(path, {**PRUNE, **summary}, config)
 
 
-def composed_run(path: Path, *overrides: str, **summary: Any) -> Path:
-    """A run of `train.py` with the settings that a command line gives it."""
-    config = compose_config("train", overrides)
-    named = {"dataset": config.data.name, "epochs": config.trainer.max_epochs, "seed": config.seed}
-    for key in ("method", "arch"):
-        named[key] = config[key]._target_.rpartition(".")[2].lower()
-    put(path, {**TRAIN, **named, **summary}, OmegaConf.to_container(config, resolve=True))
-    return path
-
-
-def pruned_from(parent: Path, *overrides: str, name: str = "", **summary: Any) -> Path:
-    """A run of `prune.py` that started from a run made by `composed_run`, beside it."""
-    config = compose_config("prune", [f"checkpoint={parent}", *overrides])
-    dense = json.loads((parent / "summary.json").read_text())
-    own = {key: dense[key] for key in ("dataset", "arch", "method")}
-    own |= {"acc_dense": dense["test_acc"], "epochs": config.trainer.max_epochs}
-    own |= {"ratio": config.prune.ratio, "target": config.prune.target, "seed": config.seed}
-    own["scope"] = config.prune.scope or {"ucs": "local"}.get(dense["method"], "global")
-    data = yaml.safe_load((parent / "config.yaml").read_text())["data"]
-    settings = {**OmegaConf.to_container(config, resolve=True), "data": data}  # as prune.py does
-    place = parent.with_name(f"{parent.name}_{name or config.prune.ratio}")
-    return put(place, {**PRUNE, **own, **summary}, settings)
-
-
 def report(*directories: Path) -> str:
     """Run the command; the text of the page."""
     main([*map(str, directories), "--output", str(directories[0])])
     return (directories[0] / "report.html").read_text()
-
-
-def lines(file: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(file.read_text())))
-
-
-def only_table(*directories: Path) -> Table:
-    (table,) = tabulate(collect(directories).runs)
-    return table
 
 
 class Cells(HTMLParser):
@@ -125,5 +86,9 @@ def save_checkpoint(run: Path, kind: str, gammas: dict[str, torch.Tensor]) -> No
     state |= {f"model.{name}.running_mean": torch.zeros(len(g)) for name, g in gammas.items()}
     state["model.fc.weight"] = torch.zeros(3)
     (run / "checkpoints").mkdir()
-    contents = {"hyper_parameters": {"spec": {"norm": kind}}, "state_dict": state}
+    contents = {
+        "hyper_parameters": {"spec": {"norm": kind}},
+        "state_dict": state,
+        "scaled": list(gammas),
+    }
     torch.save(contents, run / "checkpoints" / "best.ckpt")

@@ -28,19 +28,17 @@ IN_CI = {
 }
 # Run by another test, which is named, as far as one machine can: word in the command -> test.
 ELSEWHERE = {
-    "launch=joblib": "test_sweeps.py::test_launchers_give_what_the_serial_sweep_gives",
-    "launch=slurm": "test_sweeps.py::test_launchers_compose",
-    "search=optuna": "test_sweeps.py::test_search_maximises_validation_accuracy",
-    "trainer=ddp trainer.devices": "test_distributed.py::test_number_of_processes",  # GPUs
-    "torchrun": "test_distributed.py::test_two_machines",
-    "srun": "test_distributed.py::test_two_machines",
+    "launch=joblib": "runs/test_sweeps.py::test_launchers_give_what_the_serial_sweep_gives",
+    "launch=slurm": "runs/test_sweeps.py::test_launchers_compose",
+    "search=optuna": "runs/test_sweeps.py::test_search_maximises_validation_accuracy",
+    "trainer=ddp trainer.devices": "training/test_distributed.py::test_number_of_processes",  # GPUs
+    "torchrun": "training/test_distributed.py::test_two_machines",
+    "srun": "training/test_distributed.py::test_two_machines",
     "experiment=": "test_experiments.py::test_a_sweep_finds_its_places",
-    "--fill ": "test_comparison.py::test_the_projects_results_are_what_the_command_makes",
-    "--store ": "test_comparison.py::"
-    "test_a_page_is_filled_from_runs_and_from_what_was_stored_of_them",
-    "rni_pl.report runs/paper": "test_published.py::"
-    "test_the_report_shows_the_papers_table_by_itself",
-    "rni_pl[ray]": "test_sweeps.py::test_launchers_compose",
+    "rni_pl.report runs/paper": "test_experiments.py::test_a_sweep_finds_its_places",
+    "rni_pl.report docs/results.csv": "report/test_results.py::"
+    "test_the_tables_of_the_page_are_those_of_the_runs",
+    "rni_pl[ray]": "runs/test_sweeps.py::test_launchers_compose",
 }
 SCRIPTS = {"train.py": "train", "prune.py": "prune"}
 TOOLS = {"rni_pl.export": "export", "rni_pl.benchmark": "benchmark", "rni_pl.report": "report"}

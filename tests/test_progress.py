@@ -143,7 +143,7 @@ report(["runs"])
 BARS = [
     "listing FOLDER/train", "decoding images", "Epoch 0/0", "Testing", "pruning", "recalibrating",
     "timing", "writing model.pt2", "resnet20: eager, batch 1",
-    "reading the checkpoints of row 1 of 1",
+    "drawing 2 runs",
 ]  # fmt: skip
 
 

@@ -1,173 +1,183 @@
-"""From runs to rows: means and standard deviations over runs that differ in their seed alone."""
+"""Tables over runs: means over seeds, and text for pages.
 
-import math
-import re
-import statistics
-from collections.abc import Iterable, Sequence
+Accuracies are percentages to two decimals, counts whole numbers; ± is the sample standard deviation
+over runs that differ in their seed only.
+"""
+
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from rni_pl.report.budgets import Budget
-from rni_pl.report.collect import Problem, Run
-from rni_pl.report.settings import Variant, variants
+import pandas as pd
 
-# Methods with the colours they are drawn in; these come first, others by name.
-COLOURS = {"rni": "#1f6fb2", "l1": "#d9731a", "ucs": "#3a8f4d", "polarization": "#8b5cb8"}
-OF_DENSE = {"acc_dense": "test_acc", "params": "params", "macs": "macs"}
-OF_PRUNED = {
-    **{key: key for key in ("acc_dense", "acc_pruned", "acc_finetuned")},
-    **{key: f"{key}_pruned" for key in ("params", "macs", "channels")},
-    **{f"{key}_dense": f"{key}_dense" for key in ("params", "macs", "channels")},
-}
+from rni_pl.report.runs import DENSE
+
+ACCURACIES = {"acc_dense": "dense", "acc_pruned": "right after removal", "accuracy": "fine-tuned"}
+NOTHING = "–"
 
 
 @dataclass(frozen=True)
-class Stat:
-    """Mean of one figure over runs, and its sample standard deviation; None for a single run."""
-
-    mean: float
-    std: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """Runs that differ in their seed alone.
-
-    Attributes:
-        variant: what they were trained and pruned with.
-        ratio: `Run.ratio` of each.
-        runs: the runs.
-        figures: figure -> mean and deviation: ``acc_dense``, ``acc_pruned`` and ``acc_finetuned``
-            (fractions), ``params``, ``macs`` and ``channels``, the same with ``_dense`` where
-            pruned, and ``latency.*`` over those runs that measured it.
-    """
-
-    variant: Variant
-    ratio: float | str | None
-    runs: tuple[Run, ...]
-    figures: dict[str, Stat]
-
-    @property
-    def seeds(self) -> list[Any]:
-        """The runs' seeds, as far as they say."""
-        return [run.summary["seed"] for run in self.runs if "seed" in run.summary]
-
-
-@dataclass(frozen=True)
-class Table:
-    """All rows of one data set and network, by method, variant and ratio.
-
-    Attributes:
-        dataset: name of the data set.
-        arch: name of the network.
-        rows: the rows.
-        budget: the one that all rows have; None: rows of any.
-    """
+class Task:
+    """The runs of one network on one data set."""
 
     dataset: str
     arch: str
-    rows: tuple[Row, ...]
-    budget: Budget | None = None
+    runs: pd.DataFrame
 
     @property
-    def variants(self) -> list[Variant]:
-        """Each once, in the order of the rows."""
-        return list(dict.fromkeys(row.variant for row in self.rows))
+    def title(self) -> str:
+        """Network and data set."""
+        return f"{self.arch} on {self.dataset}"
 
-    def ratios(self) -> list[float | str]:
-        """The ratios that networks were pruned at, from low to high."""
-        found = {row.ratio for row in self.rows if row.ratio is not None}
-        return sorted(found, key=_ratio_order)
+    @property
+    def ratios(self) -> list[str]:
+        """Those of pruned runs, by size; named ones last."""
+        return sorted(set(self.runs["ratio"]) - {DENSE}, key=_size_of)
 
-    def row(self, variant: Variant, ratio: float | str | None) -> Row | None:
-        """The row of one variant and ratio."""
-        rows = [row for row in self.rows if row.variant == variant and row.ratio == ratio]
-        return rows[0] if rows else None
-
-
-def tabulate(runs: Iterable[Run]) -> list[Table]:
-    """One table for each data set and network, in alphabetical order."""
-    by_task: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        by_task.setdefault((run.summary["dataset"], run.summary["arch"]), []).append(run)
-    return [table_of(group, variants(group)) for _, group in sorted(by_task.items())]
+    @property
+    def variants(self) -> list[str]:
+        """In the order in which they were found."""
+        return list(dict.fromkeys(self.runs["variant"]))
 
 
-def repeats(tables: Iterable[Table]) -> list[Problem]:
-    """Runs that count as two seeds although their seeds are the same."""
-    found = []
-    for row in (row for table in tables for row in table.rows):
-        first: dict[str, Run] = {}
-        for run in row.runs:
-            other = first.setdefault(_identity(run), run)
-            if other is not run:
-                reason = f"has the settings and the seed of {other.name}; both count"
-                found.append(Problem(run.name, reason))
-    return found
-
-
-def table_of(runs: Sequence[Run], told: Sequence[Variant], budget: Budget | None = None) -> Table:
-    """The table of runs of one data set and network, at least one, each with its variant."""
-    groups: dict[tuple[Variant, float | str | None], list[Run]] = {}
-    for run, variant in zip(runs, told, strict=True):
-        groups.setdefault((variant, run.ratio), []).append(run)
-    rows = [
-        Row(variant, ratio, tuple(group), _figures(group))
-        for (variant, ratio), group in groups.items()
-    ]
-    task = runs[0].summary
-    return Table(task["dataset"], task["arch"], tuple(sorted(rows, key=_row_order)), budget)
-
-
-def _figures(runs: Sequence[Run]) -> dict[str, Stat]:
-    names = OF_PRUNED if runs[0].is_pruned else OF_DENSE
-    figures = {name: stat([run.summary[key] for run in runs]) for name, key in names.items()}
-    latencies = [run.latency for run in runs]
-    for key in dict.fromkeys(key for one in latencies for key in one):
-        values = [one[key] for one in latencies if _is_number(one.get(key))]
-        if values:
-            figures[key] = stat(values)
-    return figures
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1e300  # NaN and infinity are not
-
-
-def stat(values: Sequence[float]) -> Stat:
-    """Mean and sample standard deviation; a single value as it is."""
-    if len(values) == 1:
-        return Stat(values[0])
-    return Stat(statistics.fmean(values), statistics.stdev(values))
-
-
-def _identity(run: Run) -> str:
-    return str((run.summary.get("seed"), (run.settings or {}).get("checkpoint")))
-
-
-def _ratio_order(ratio: float | str | None) -> tuple[float, str]:
-    """Dense networks, shares of the channels, and then what else was to be removed."""
-    if ratio is None:
-        return -1.0, ""
-    return (2.0, ratio) if isinstance(ratio, str) else (ratio, "")
-
-
-def _row_order(row: Row) -> tuple[Any, ...]:
-    method = row.variant.method
-    known = [*COLOURS, method].index(method)
-    return known, method, _by_size(row.variant.label), _ratio_order(row.ratio)
-
-
-def _by_size(label: str) -> tuple[Any, ...]:
-    """Labels in order, their numbers by size: ``reg_weight=1e-05`` before ``0.0002``."""
-    parts = re.split(r"(?<==)([^,]*)", label)
-    return tuple(
-        (0, float(part), "") if _is_text_of_number(part) else (1, 0.0, part) for part in parts
-    )
-
-
-def _is_text_of_number(text: str) -> bool:
+def _size_of(ratio: str) -> tuple[str, float, str]:
+    share, _, of = ratio.partition(" of ")
     try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+        return of, float(share), ratio
+    except ValueError:  # auto
+        return "~", 0.0, ratio
+
+
+def tasks(runs: pd.DataFrame) -> Iterator[Task]:
+    """The runs of each network on each data set."""
+    for (dataset, arch), own in runs.groupby(["dataset", "arch"], sort=False):
+        yield Task(str(dataset), str(arch), own)
+
+
+def averages(task: Task) -> pd.DataFrame:
+    """Mean, standard deviation and number of runs of every figure, by variant and ratio.
+
+    Columns are pairs: a figure, and ``mean``, ``std`` or ``count``.
+    """
+    figures = task.runs.select_dtypes("number").columns.drop("seed")
+    runs = task.runs.assign(
+        method=pd.Categorical(task.runs["variant"], task.variants),
+        ratio=pd.Categorical(task.runs["ratio"], [DENSE, *task.ratios]),
+    )
+    found = runs.groupby(["method", "ratio"], observed=True, sort=True)[list(figures)]
+    return found.agg(["mean", "std", "count"])
+
+
+def by_ratio(task: Task) -> pd.DataFrame:
+    """Method by ratio: accuracy after fine-tuning, beside that of the dense network."""
+    return _by_ratio(task, ["accuracy"])
+
+
+def by_ratio_with_macs(task: Task) -> pd.DataFrame:
+    """The same, and in brackets the millions of MACs that are left."""
+    return _by_ratio(task, ["accuracy", "macs"])
+
+
+def _by_ratio(task: Task, figures: list[str]) -> pd.DataFrame:
+    table, rows = averages(task), []
+    for variant in task.variants:
+        own = table.loc[variant]
+        dense = own["acc_dense"].sort_values("count", ascending=False).iloc[0]
+        if DENSE in own.index:
+            dense = own.loc[DENSE, "acc_dense"]
+        row = {"method": variant, DENSE: percent(dense)}
+        for ratio in task.ratios:
+            cell = NOTHING
+            if ratio in own.index:
+                cell = percent(own.loc[ratio, "accuracy"])
+                if "macs" in figures:
+                    cell += f" ({own.loc[ratio, ('macs', 'mean')] / 1e6:.1f})"
+            row[ratio] = cell
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def details(task: Task) -> pd.DataFrame:
+    """A row for each method and ratio: accuracies, parameters, MACs and what was removed."""
+    rows = []
+    for (variant, ratio), own in averages(task).iterrows():
+        row = {"method": variant, "ratio": ratio, "runs": int(own["accuracy", "count"])}
+        for key, title in ACCURACIES.items():
+            shown = own[key]["count"] and not (ratio == DENSE and key != "acc_dense")
+            row[title] = percent(own[key]) if shown else NOTHING
+        for key, title in (("params", "parameters"), ("macs", "MACs")):
+            row[title] = count(own[key])
+            share = 1 - own[key]["mean"] / own[f"{key}_dense"]["mean"]
+            row[f"{title} removed"] = NOTHING if ratio == DENSE else f"{share:.1%}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def latencies(task: Task) -> pd.DataFrame | None:
+    """Median milliseconds of a batch before and after; None where no run has measured them."""
+    timed = averages(task)["latency_ms"]
+    if not timed["count"].any():
+        return None
+    table, rows = averages(task), []
+    for (variant, ratio), own in table[timed["count"] > 0].iterrows():
+        before, after = own["latency_dense_ms"]["mean"], own["latency_ms"]["mean"]
+        rows.append({
+            "method": variant, "ratio": ratio, "dense, ms": f"{before:.4g}",
+            "pruned, ms": f"{after:.4g}", "speed-up": f"{before / after:.2f}",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def kept_by_layer(task: Task) -> pd.DataFrame | None:
+    """Channels kept in each layer, the mean over seeds; None where nothing was pruned."""
+    pruned = task.runs[task.runs["ratio"] != DENSE]
+    if pruned.empty:
+        return None
+    columns: dict[str, pd.Series] = {}
+    widths = pd.concat([pd.Series(json.loads(text or "{}")) for text in pruned["widths"]])
+    if not widths.empty:
+        columns[DENSE] = widths.groupby(level=0, sort=False).first()
+    for (variant, ratio), own in pruned.groupby(["variant", "ratio"], sort=False):
+        layers = pd.DataFrame([json.loads(text or "{}") for text in own["kept"]])
+        columns[f"{variant}, {ratio}"] = layers.mean()
+    table = pd.DataFrame(columns)
+    first = json.loads(pruned["kept"].iloc[0] or "{}")
+    order = [*first, *[layer for layer in table.index if layer not in first]]
+    return table.loc[order].rename_axis("layer").reset_index()
+
+
+def every_run(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every run by name."""
+    table = runs[["run", "dataset", "arch", "method", "ratio"]].copy()
+    for key in ("seed", "best_epoch", "epochs"):
+        table[key.replace("_", " ")] = runs[key].astype("Int64")
+    table["accuracy"] = [f"{100 * value:.2f}" for value in runs["accuracy"]]
+    return table
+
+
+def percent(figure: pd.Series) -> str:
+    """``93.67``, or ``93.67 ± 0.12`` over several runs."""
+    spread = f" ± {100 * figure['std']:.2f}" if figure["count"] > 1 else ""
+    return f"{100 * figure['mean']:.2f}{spread}"
+
+
+def count(figure: pd.Series) -> str:
+    """``417,762``, or ``417,762 ± 310`` over several runs that are not all alike."""
+    spread = f" ± {figure['std']:,.0f}" if figure["count"] > 1 and figure["std"] else ""
+    return f"{figure['mean']:,.0f}{spread}"
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table in Markdown, numbers to the right."""
+    shown = table.map(_cell)
+    shown.columns = [_cell(name) for name in shown.columns]
+    align = ["left", *["right"] * (len(shown.columns) - 1)]
+    return shown.to_markdown(index=False, disable_numparse=True, colalign=align) + "\n"
+
+
+def _cell(value: object) -> str:
+    if pd.isna(value):
+        return NOTHING
+    if isinstance(value, float):
+        return f"{round(value, 1):g}"
+    return " ".join(str(value).split()).replace("|", "\\|")

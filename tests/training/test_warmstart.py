@@ -17,7 +17,7 @@ import rni_pl
 from rni_pl import models
 from rni_pl.errors import CheckpointError
 from rni_pl.norm import norm_kind
-from rni_pl.report.collect import collect
+from rni_pl.report.runs import read
 from rni_pl.training.warmstart import load_state, read_state
 
 
@@ -185,7 +185,7 @@ def test_nothing_is_trained_in_no_time_and_reported(
         found = json.loads(Path(f"runs/{name}/summary.json").read_text())
         assert (found["best_epoch"], found["epochs"]) == (None, 0)
         assert 0 <= found["seconds"] < 60
-    assert collect([Path("runs")]).problems == []
+    assert read([Path("runs")]).problems == []
     assert ["small", "digits", "resnet20", "rni"] in [
         row[:4] for row in Cells(report(Path("runs"))).rows
     ]
