@@ -15,8 +15,8 @@ if TYPE_CHECKING:
         SigmoidBatchNorm3d,
         convert_batchnorm,
     )
-    from rni_pl.penalties import l1_penalty, rni_penalty
     from rni_pl.pruning import prune
+    from rni_pl.regularisers import l1_penalty, rni_penalty
 
 __version__ = "0.1.0"
 
@@ -28,12 +28,12 @@ _HOMES = {
     "SigmoidBatchNorm2d": "rni_pl.norm",
     "SigmoidBatchNorm3d": "rni_pl.norm",
     "convert_batchnorm": "rni_pl.norm",
-    "l1_penalty": "rni_pl.penalties",
+    "l1_penalty": "rni_pl.regularisers",
     "load_model": "rni_pl.checkpoint",
     "models": "rni_pl.models",
     "prune": "rni_pl.pruning",
     "prune_finetune": "rni_pl.api",
-    "rni_penalty": "rni_pl.penalties",
+    "rni_penalty": "rni_pl.regularisers",
     "train": "rni_pl.api",
 }
 

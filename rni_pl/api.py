@@ -17,7 +17,7 @@ from rni_pl.checkpoint import build_with_weights
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError, RniError
 from rni_pl.norm import norm_kind
-from rni_pl.penalties import Regulariser
+from rni_pl.regularisers import Regulariser
 from rni_pl.spec import ModelSpec, check_output
 from rni_pl.stages import dispatch, inheriting, launch, runs
 from rni_pl.stages.finetuning import GIVEN

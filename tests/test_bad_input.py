@@ -97,7 +97,7 @@ def test_a_network_in_a_broken_module_is_named(
     ("target", "why"),
     [
         ("my_penalties.L2", "No module named 'my_penalties'"),
-        ("rni_pl.penalties.L2", "module 'rni_pl.penalties' has no attribute 'L2'"),
+        ("rni_pl.regularisers.L2", "module 'rni_pl.regularisers' has no attribute 'L2'"),
     ],
 )
 def test_why_a_class_of_ones_own_cannot_be_imported(

@@ -16,12 +16,11 @@ from ranks import Unpickled, complain, norms, share_statistics
 from watched import Watch
 
 import rni_pl
-from rni_pl import sync
 from rni_pl.checkpoint import read_plain
 from rni_pl.config import compose_config
 from rni_pl.data.batches import SharedBatches
 from rni_pl.errors import ConfigError, DataError, LaunchError
-from rni_pl.norm import SigmoidBatchNorm2d
+from rni_pl.norm import SigmoidBatchNorm2d, sync
 from rni_pl.stages import launch
 
 # A batch that two processes cannot share equally; no chance, no half precision. The network is

@@ -15,8 +15,8 @@ from torch import Tensor
 from rni_pl import config, hardware, models
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.data import Augment, BatchLoader, Split
-from rni_pl.penalties import RNI
 from rni_pl.recipe import Recipe
+from rni_pl.regularisers import RNI
 from rni_pl.stages import runs
 from rni_pl.stages.sharing import between_jobs, shared
 from rni_pl.stages.training import new_classifier

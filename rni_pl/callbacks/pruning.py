@@ -7,9 +7,9 @@ import torch
 
 from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError
+from rni_pl.norm.calibration import recalibrate
 from rni_pl.progress import busy, track
 from rni_pl.pruning import PruningOptions, PruningReport, prune
-from rni_pl.recalibrate import recalibrate
 
 
 class OneShotPruning(pl.Callback):

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import checkpoint, hardware, sync
+from rni_pl import checkpoint, hardware
 from rni_pl.callbacks import (
     BestCheckpoint,
     Continuation,
@@ -39,6 +39,7 @@ from rni_pl.errors import (
     first_line,
 )
 from rni_pl.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json
+from rni_pl.norm import sync
 from rni_pl.stages.resume import resumed_step
 from rni_pl.stages.sharing import shared
 
