@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 import rni_pl
 from rni_pl import models
 from rni_pl.data import Images, image_folder
-from rni_pl.penalties import RNI
+from rni_pl.regularisers import RNI
 
 
 def subset(folder: Path, per_class: int, into: Path) -> Path:

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from rni_pl import hardware
 from rni_pl.callbacks.sparsity import add_gradient
-from rni_pl.penalties import Regulariser
 from rni_pl.recipe import Recipe
+from rni_pl.regularisers import Regulariser
 
 
 def bare_step(

@@ -21,8 +21,8 @@ from torch import nn
 
 from rni_pl import convert_batchnorm, hardware, models
 from rni_pl.cost import macs
-from rni_pl.penalties import RNI
 from rni_pl.recipe import Recipe
+from rni_pl.regularisers import RNI
 
 
 @dataclass(frozen=True)

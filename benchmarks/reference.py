@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 from turns import Turn
 
-from rni_pl import models
+from rni_pl import models, regularisers
 from rni_pl.norm import scaled_norms
-from rni_pl.penalties import Regulariser
+from rni_pl.regularisers import Regulariser
 
 BATCH = 64
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -70,11 +70,9 @@ def random_images(count: int) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     """Take turns: reference.py ARCH PENALTY WEIGHT SHIFT IMAGES."""
-    from rni_pl import penalties
-
     arch, penalty, images = sys.argv[1], sys.argv[2], int(sys.argv[-1])
     values = [float(value) for value in sys.argv[3:-1]]
-    regulariser = getattr(penalties, penalty)(*values)
+    regulariser = getattr(regularisers, penalty)(*values)
     model = getattr(models, arch)(norm=regulariser.norm)
     turn = Turn()
     for _ in steps(model, regulariser, *random_images(images)):

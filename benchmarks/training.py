@@ -37,8 +37,8 @@ from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.callbacks.sparsity import add_gradient
 from rni_pl.cost import macs
 from rni_pl.data import Augment, BatchLoader, ImageData, Images, Split
-from rni_pl.penalties import Regulariser
 from rni_pl.recipe import Recipe
+from rni_pl.regularisers import Regulariser
 from rni_pl.training import fitting
 from rni_pl.training.network import new_classifier
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
         SigmoidBatchNorm3d,
         convert_batchnorm,
     )
-    from rni_pl.penalties import l1_penalty, rni_penalty
     from rni_pl.pruning import prune
     from rni_pl.runs.checkpoint import load_model
 
@@ -28,12 +27,12 @@ _HOMES = {
     "SigmoidBatchNorm2d": "rni_pl.norm",
     "SigmoidBatchNorm3d": "rni_pl.norm",
     "convert_batchnorm": "rni_pl.norm",
-    "l1_penalty": "rni_pl.penalties",
+    "l1_penalty": "rni_pl.regularisers",
     "load_model": "rni_pl.runs.checkpoint",
     "models": "rni_pl.models",
     "prune": "rni_pl.pruning",
     "prune_finetune": "rni_pl.api",
-    "rni_penalty": "rni_pl.penalties",
+    "rni_penalty": "rni_pl.regularisers",
     "train": "rni_pl.api",
 }
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from rni_pl import config as configuration
 from rni_pl.errors import ConfigError
-from rni_pl.penalties import Regulariser
+from rni_pl.regularisers import Regulariser
 from rni_pl.runs import directory
 from rni_pl.runs.spec import ModelSpec
 from rni_pl.runs.summary import Outcome

@@ -1,4 +1,4 @@
-"""What a user sees while something takes long: on a terminal alone, and of one process alone."""
+"""What a user sees while something takes long: on a terminal, of the first process only."""
 
 import io
 import os

@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from rni_pl import sync
 from rni_pl.errors import DataError
 from rni_pl.norm import (
     SigmoidBatchNorm2d,
     SigmoidBatchNorm3d,
     SigmoidBatchNormAct2d,
     SigmoidSyncBatchNorm,
+    sync,
 )
 
 

@@ -16,7 +16,7 @@ import rni_pl
 from rni_pl import models
 from rni_pl.errors import CheckpointError, ConfigError
 from rni_pl.norm import SigmoidBatchNorm2d
-from rni_pl.penalties import l1_penalty, rni_penalty
+from rni_pl.regularisers import l1_penalty, rni_penalty
 from rni_pl.runs.spec import ModelSpec
 
 QUICK = ["trainer.limit_train_batches=3", "trainer.enable_model_summary=false"]

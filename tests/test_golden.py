@@ -9,8 +9,8 @@ import torch
 import rni_pl
 from rni_pl import models
 from rni_pl.norm import scaled_norms
-from rni_pl.penalties import RNI
 from rni_pl.pruning import prune
+from rni_pl.regularisers import RNI
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "reference.json").read_text())
 ARCHS = {"vgg16": models.vgg16, "resnet56": models.resnet56}

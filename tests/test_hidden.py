@@ -17,11 +17,11 @@ from rni_pl import convert_batchnorm
 from rni_pl.callbacks import SparsityRegulariser
 from rni_pl.cost import macs, macs_on
 from rni_pl.errors import ConfigError, PruningError
-from rni_pl.penalties import L1
+from rni_pl.norm.calibration import recalibrate
 from rni_pl.pruning import prune
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.trace import trace
-from rni_pl.recalibrate import recalibrate
+from rni_pl.regularisers import L1
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.6])

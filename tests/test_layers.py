@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 from conftest import ROOT, run_python
 
-CORE = "rni_pl.norm, rni_pl.carryover, rni_pl.sync, rni_pl.penalties, rni_pl.pruning, rni_pl.models"
+CORE = (
+    "rni_pl.norm.sync, rni_pl.norm.calibration, rni_pl.regularisers, rni_pl.pruning.carryover, "
+    "rni_pl.models"
+)
 HEAVY = ("pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "torchmetrics")
 
 
@@ -31,11 +34,13 @@ def imported_by(path: str) -> Iterator[str]:
 
 def test_imports_run_one_way() -> None:
     core = {
-        "norm", "statistics", "carryover", "sync", "penalties", "pruning", "errors", "copying",
-        "cost", "modes", "recalibrate", "structure", "valley",
+        "norm", "regularisers", "pruning", "errors", "copying", "cost", "modes", "structure",
+        "valley",
     }  # fmt: skip
-    for path in (*(f"{name}.py" for name in core - {"pruning"}), "pruning"):
+    for path in ("pruning", *(f"{name}.py" for name in core - {"pruning", "norm"})):
         assert set(imported_by(path)) <= core, path
+    assert set(imported_by("norm")) <= {"norm", "modes"}
+    assert set(imported_by("regularisers.py")) <= {"errors"}
     assert set(imported_by("models")) <= {"models", "norm"}
     assert set(imported_by("data")) <= {"data", "errors", "progress"}
     tops = {"training", "cli", "api", "helping", "export", "latency", "report"}

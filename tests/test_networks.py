@@ -11,16 +11,16 @@ from test_pruning import difference, masked, randomise
 from torch import nn
 from torch.nn import functional as F
 
-from rni_pl import convert_batchnorm, sync
+from rni_pl import convert_batchnorm
 from rni_pl.config import compose_config, plain
 from rni_pl.cost import macs, parameter_count
 from rni_pl.errors import PruningError
 from rni_pl.models import resnet20
-from rni_pl.norm import SigmoidBatchNormAct2d
+from rni_pl.norm import SigmoidBatchNormAct2d, sync
+from rni_pl.norm.calibration import recalibrate
 from rni_pl.pruning import prune
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.trace import trace
-from rni_pl.recalibrate import recalibrate
 from rni_pl.runs.spec import ModelSpec, check_output
 from rni_pl.structure import resize, structure_of
 

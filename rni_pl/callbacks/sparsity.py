@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rni_pl import norm
 from rni_pl.errors import ConfigError
-from rni_pl.penalties import Regulariser
+from rni_pl.regularisers import Regulariser
 
 
 class SparsityRegulariser(pl.Callback):

@@ -2,7 +2,7 @@
 
 import pytorch_lightning as pl
 
-from rni_pl import sync
+from rni_pl.norm import sync
 
 
 class SyncBatchNorm(pl.Callback):

@@ -21,7 +21,7 @@ class Augment:
         On the CPU, so that the device makes no difference.
         """
         offsets = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator)
-        flips = (torch.rand(count, 1, generator=generator) < 0.5) & self.flip
+        flips = torch.rand(count, 1, generator=generator) < 0.5
         return torch.cat([offsets, flips], 1)
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -32,7 +32,9 @@ class Augment:
             padded = F.pad(images, [self.padding] * 4)
             windows = padded.unfold(2, height, 1).unfold(3, width, 1)
             images = windows[torch.arange(len(images), device=images.device), :, y, x]
-        return torch.where(flips[:, None, None, None] > 0, images.flip(3), images)
+        if self.flip:
+            images = torch.where(flips[:, None, None, None] > 0, images.flip(3), images)
+        return images
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -1,5 +1,6 @@
 """What the stages need of a data set."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from rni_pl.errors import DataError
 class ClassificationData(pl.LightningDataModule, ABC):
     """A Lightning data module over labelled images: training, validation and test set.
 
-    A subclass gives `load`, `loader` and `calibration_batches`.
+    A subclass gives `load` and `loader`.
 
     Args:
         batch_size, eval_batch_size: images a step, over all devices.
@@ -87,14 +88,18 @@ class ClassificationData(pl.LightningDataModule, ABC):
         return [len(self.train), len(self.val), len(self.test)]
 
     @abstractmethod
-    def loader(self, images: Any, batch_size: int, train: bool = False) -> EpochLoader:
-        """Batches of one of the sets, of each this process's `share`; shuffled and augmented if to
-        `train`. An `EpochLoader` goes on in the middle of an epoch, with any number of processes.
+    def loader(
+        self, images: Any, batch_size: int, train: bool = False, shared: bool = True
+    ) -> EpochLoader:
+        """Batches of one of the sets, shuffled and augmented if to `train`.
+
+        Of each batch it is this process's `share`, on its device; unless `shared` all, on the CPU.
         """
 
-    @abstractmethod
     def calibration_batches(self, count: int) -> Iterator[Tensor]:
         """Images of the first `count` training batches, on the CPU, the same on every rank."""
+        loader = self.loader(self.train, self.batch_size, train=True, shared=False)
+        return (images for images, _ in itertools.islice(loader, count))
 
     def train_dataloader(self) -> Any:
         """Shuffled and augmented batches."""

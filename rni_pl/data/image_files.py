@@ -48,13 +48,14 @@ def list_splits(root: str, test: str) -> tuple[ImageFiles, ImageFiles, list[str]
     if unknown:
         raise DataError(f"{root}/{test} has classes that train lacks: {', '.join(unknown[:5])}")
     train, held_out = (
-        ImageFiles(
-            [path for name in classes for path in found.get(name, [])],
-            torch.tensor([i for i, name in enumerate(classes) for _ in found.get(name, [])]),
-        )
+        [(path, i) for i, name in enumerate(classes) for path in found.get(name, [])]
         for found in by_class
     )
-    return train, held_out, classes
+    return _labelled(train), _labelled(held_out), classes
+
+
+def _labelled(files: list[tuple[Path, int]]) -> ImageFiles:
+    return ImageFiles([path for path, _ in files], torch.tensor([label for _, label in files]))
 
 
 def _list_folder(folder: Path) -> dict[str, list[Path]]:

@@ -30,7 +30,14 @@ def image_folder(root: str, image_size: int | None = None) -> Images:
 
 
 def _decode(files: ImageFiles, size: int | None) -> Split:
-    pixels = _room(len(files), read_image(files.paths[0], size).shape)
+    height, width, channels = read_image(files.paths[0], size).shape
+    try:
+        pixels = np.empty((len(files), height, width, channels), np.uint8)
+    except MemoryError as error:
+        raise DataError(
+            f"{len(files)} images of {width}x{height} pixels do not fit into memory: set a smaller "
+            "data.image_size, or have them read while training (data=imagenet)"
+        ) from error
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # PIL decodes outside Python's lock
         decoded = pool.map(partial(read_image, size=size), files.paths)
         for i, image in enumerate(track(decoded, "decoding images", len(files))):
@@ -43,13 +50,3 @@ def _decode(files: ImageFiles, size: int | None) -> Split:
             pixels[i] = image
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Split(images, files.labels)
-
-
-def _room(count: int, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        return np.empty((count, *shape), np.uint8)
-    except MemoryError as error:
-        raise DataError(
-            f"{count} images of {shape[1]}x{shape[0]} pixels do not fit into memory: set a smaller "
-            "data.image_size, or have them read while training (data=imagenet)"
-        ) from error

@@ -1,6 +1,5 @@
 """Data sets that live in memory: images as bytes, augmented on the training device."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,16 +130,12 @@ class ImageData(ClassificationData):
         self.image_shape = channels, height, width
         return images.train, images.test, images.classes
 
-    def calibration_batches(self, count: int) -> Iterator[Tensor]:
+    def loader(
+        self, images: Any, batch_size: int, train: bool = False, shared: bool = True
+    ) -> BatchLoader:
         """See `ClassificationData`."""
-        augment, seed = self.augment, self.seed
-        loader = BatchLoader(self.train, self.batch_size, self.mean, self.std, augment, seed)
-        return (images for images, _ in itertools.islice(loader, count))
-
-    def loader(self, images: Any, batch_size: int, train: bool = False) -> BatchLoader:
-        """See `ClassificationData`."""
-        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
         augment = self.augment if train else None
-        return BatchLoader(
-            images, batch_size, self.mean, self.std, augment, self.seed, device, *self.share()
-        )
+        given = images, batch_size, self.mean, self.std, augment, self.seed
+        if not shared or self.trainer is None:
+            return BatchLoader(*given)
+        return BatchLoader(*given, self.trainer.strategy.root_device, *self.share())

@@ -1,6 +1,5 @@
 """Data sets too large for memory, read while training: ImageNet's recipe and layout."""
 
-import itertools
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -115,16 +114,11 @@ class FolderData(ClassificationData):
         scale = transforms.ToDtype(torch.float32, scale=True)
         return transforms.Compose([*crop, scale, transforms.Normalize(self.mean, self.std)])
 
-    def calibration_batches(self, count: int) -> Iterator[Tensor]:
+    def loader(
+        self, images: Any, batch_size: int, train: bool = False, shared: bool = True
+    ) -> FolderLoader:
         """See `ClassificationData`."""
-        loader = FolderLoader(
-            self.train, self.transform(True), self.batch_size, self.seed, train=True, workers=0
-        )
-        return (images for images, _ in itertools.islice(loader, count))
-
-    def loader(self, images: Any, batch_size: int, train: bool = False) -> FolderLoader:
-        """See `ClassificationData`."""
-        transform = self.transform(train)
-        return FolderLoader(
-            images, transform, batch_size, self.seed, train, self.workers, *self.share()
-        )
+        given = images, self.transform(train), batch_size, self.seed, train
+        if not shared:
+            return FolderLoader(*given, workers=0)
+        return FolderLoader(*given, self.workers, *self.share())

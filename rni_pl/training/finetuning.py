@@ -15,9 +15,9 @@ from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.distillation import Distillation
+from rni_pl.norm.calibration import recalibrate
 from rni_pl.progress import busy, track
 from rni_pl.pruning import PruningReport, prune, selection
-from rni_pl.recalibrate import recalibrate
 from rni_pl.runs import checkpoint, directory, resume
 from rni_pl.runs.files import BEFORE, ORIGIN, SUMMARY, read_json, write_json, write_whole
 from rni_pl.runs.summary import Figures, Outcome, of_finetuning, of_pruning, print_table

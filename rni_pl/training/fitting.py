@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import hardware, sync, tensorboard
+from rni_pl import hardware, tensorboard
 from rni_pl.callbacks import (
     BestCheckpoint,
     Continuation,
@@ -33,6 +33,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, RniError, StorageError, first_line
+from rni_pl.norm import sync
 from rni_pl.pruning import PruningReport
 from rni_pl.runs import checkpoint
 from rni_pl.runs.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json

@@ -7,16 +7,16 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl.carryover import to_sigbn
 from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, PruningError, RniError, first_line
 from rni_pl.norm import NAMES, norm_kind, scaled_norms
-from rni_pl.penalties import Regulariser
+from rni_pl.pruning.carryover import to_sigbn
 from rni_pl.pruning.oneshot import plan_that_fits
 from rni_pl.pruning.plan import PruningOptions
 from rni_pl.pruning.trace import trace
+from rni_pl.regularisers import Regulariser
 from rni_pl.runs.spec import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.training import fitting
 from rni_pl.training.warmstart import has_sigbn, load_state, read_state

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from rni_pl.callbacks import History, SparsityRegulariser
-from rni_pl.penalties import Regulariser
+from rni_pl.regularisers import Regulariser
 from rni_pl.runs import directory, resume
 from rni_pl.runs.files import SUMMARY, write_json
 from rni_pl.runs.summary import Figures, Outcome, of_training

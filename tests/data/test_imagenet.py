@@ -75,13 +75,14 @@ def test_sizes_and_values(imagenet: Path) -> None:
 
 
 def test_processes_share_every_batch(imagenet: Path) -> None:
-    def batches(rank: int, world_size: int, training: bool) -> list[list[int]]:
+    def batches(rank: int, world_size: int, training: bool, done: int = 0) -> list[list[int]]:
         data = FolderData(
             "imagenet", str(imagenet), 32, workers=0, seed=3, batch_size=5, eval_batch_size=5
         )
         data.setup()
         data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
         loader = data.train_dataloader() if training else data.test_dataloader()
+        loader.load_state_dict({"epoch": 1, "done": done})
         loader.sampler.set_epoch(1)
         return [labels.tolist() for _, labels in loader]
 
@@ -90,6 +91,7 @@ def test_processes_share_every_batch(imagenet: Path) -> None:
         shares = [batches(rank, 2, training) for rank in (0, 1)]
         joined = [one + other for one, other in zip(*shares, strict=True)]
         assert joined == whole[: len(joined)]
+        assert batches(0, 1, training, done=2) == whole[2:], "an interrupted epoch goes on"
         assert all(1 + training <= len(part) <= 3 for share in shares for part in share)
     assert sum(map(len, joined)) == 12  # evaluated: each image once
     assert batches(0, 1, True) != [sorted(batch) for batch in batches(0, 1, True)]

@@ -79,7 +79,7 @@ def test_what_is_given_anew_replaces_the_runs_own(command: Callable, run: Path) 
     ("stage", "given"),
     [
         ("train", "arch._target_=rni_pl.models.resnet32"),
-        ("train", "method._target_=rni_pl.penalties.L1"),
+        ("train", "method._target_=rni_pl.regularisers.L1"),
         ("train", "seed=7"),
         ("train", "data.batch_size=32"),
         ("train", "data.val_fraction=0.2"),

@@ -16,11 +16,10 @@ from ranks import Unpickled, complain, norms, share_statistics
 from watched import Watch
 
 import rni_pl
-from rni_pl import sync
 from rni_pl.config import compose_config
 from rni_pl.data.batches import SharedBatches
 from rni_pl.errors import ConfigError, DataError, LaunchError
-from rni_pl.norm import SigmoidBatchNorm2d
+from rni_pl.norm import SigmoidBatchNorm2d, sync
 from rni_pl.runs.checkpoint import read_plain
 from rni_pl.training import launch
 

@@ -148,14 +148,9 @@ class Mine(ClassificationData):
         images = Split(images.contiguous(), labels)
         return images, images, ("black", "white")
 
-    def loader(self, images, batch_size, train=False):
-        share = self.share()
-        return BatchLoader(
-            images, batch_size, self.mean, self.std, None, self.seed, torch.device("cpu"), *share
-        )
-
-    def calibration_batches(self, count):
-        return (images for images, _ in list(self.loader(self.train, 8))[:count])
+    def loader(self, images, batch_size, train=False, shared=True):
+        share = self.share() if shared else (0, 1)
+        return BatchLoader(images, batch_size, self.mean, self.std, None, self.seed, "cpu", *share)
 """
 MY_CONF = """
 _target_: my_data.Mine

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from rni_pl import models
-from rni_pl.carryover import to_sigbn
 from rni_pl.norm import norm_kind
+from rni_pl.pruning.carryover import to_sigbn
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vgg16", "resnet18", "shufflenet_v2_x1_0"])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rni_pl.norm import SigmoidSyncBatchNorm, after_norm, scale
-from rni_pl.statistics import normalise, shares
+from rni_pl.norm.shared_statistics import normalise, shares
 
 
 def synchronise(model: nn.Module) -> None:
