@@ -78,12 +78,12 @@ def command_page(name: str) -> Iterator[str]:
 
 
 def group_page(group: Path) -> Iterator[str]:
-    """The choices of one group. `conf/recommended` is picked up by itself, and says so."""
+    """The choices of one group."""
     yield from (f"## `{group.name}=`", "")
     texts = {file.stem: file.read_text() for file in sorted(group.glob("*.yaml"))}
     # The files of these set values of other groups.
-    whole = group.name in ("experiment", "protocol", "switch")
-    prefix = "" if whole else "method." if group.name == "recommended" else f"{group.name}."
+    whole = group.name in ("experiment", "protocol", "debug")
+    prefix = "" if whole else f"{group.name}."
     for name, text in texts.items():
         found = list(settings(text))
         target = "".join(s.value for s in found if s.key == "_target_")

@@ -125,7 +125,7 @@ def _configure(
     for item in overrides:
         if re.match(r"[+~]*hydra\b(?!\.searchpath)", item):
             raise ConfigError(f"{item} is for the commands; in Python, run_dir=... keeps a run")
-        if re.match(r"\+*(launch|search)=(?!null$)", item):
+        if re.match(r"\+*(launch|hparams_search)=(?!null$)", item):
             raise ConfigError(
                 f"{item} is for the sweeps (-m) of the commands; call it for each job"
             )
@@ -142,7 +142,7 @@ def _method_and_scope(known: ModelSpec | None, method: str | None) -> tuple[str,
     if method is None and known and known.method != "none":
         return known.method, known.scope
     method = method or "rni"
-    group = configuration.compose_group("method", method)
+    group = configuration.compose_config("train", [f"method={method}"], check_it=False).method
     return method, fitting.make(group, "method", Regulariser).scope
 
 

@@ -64,6 +64,36 @@ def own_directory(path: str) -> str:
             return own
 
 
+# Penalties for the networks of the paper (arXiv 2204.06404, section 4); others have ResNet-56's.
+PENALTIES: dict[str, dict[str, dict[str, float]]] = {
+    "rni": {"resnet56": {"reg_weight": 1e-4, "shift": 0.0},
+            "vgg16": {"reg_weight": 1e-3, "shift": 3.0}},
+    "l1": {"resnet56": {"reg_weight": 1e-5}, "vgg16": {"reg_weight": 1e-4}},
+    "polarization": {"resnet56": {"reg_weight": 1e-4}},
+}  # fmt: skip
+
+
+def arch_name(arch: Mapping[str, Any]) -> str:
+    """``resnet56`` for ``rni_pl.models.resnet56``; what names the network, where a name does."""
+    named = arch.get("model_name") or (
+        arch.get("name") if arch["_target_"] == "torchvision.models.get_model" else None
+    )
+    return str(named or arch["_target_"].rpartition(".")[2])
+
+
+def _penalty(method: str, key: str, arch: DictConfig, shorten: float = 1) -> float:
+    """What a method has for a network in `PENALTIES`, times how much the schedule is shortened."""
+    known = PENALTIES[method]
+    name = "" if OmegaConf.missing_keys(arch) else arch_name(arch)
+    return known.get(name.removesuffix("_bn"), known["resnet56"])[key] * shorten
+
+
+def _shortened(epochs: int, shorten: float) -> int:
+    return max(1, round(epochs / shorten))
+
+
+OmegaConf.register_new_resolver("penalty", _penalty, replace=True)
+OmegaConf.register_new_resolver("shortened", _shortened, replace=True)
 OmegaConf.register_new_resolver("path", _run_of, replace=True)
 OmegaConf.register_new_resolver("own", own_directory, replace=True)
 

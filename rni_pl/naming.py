@@ -17,7 +17,13 @@ NOTES = ("command", "overrides")  # what `config.remember` adds
 STAGES = ("train", "prune")  # commands with groups of files to choose from
 TITLES = {name: f"{name}.py" for name in STAGES}
 TITLES |= {name: f"rni_pl.{name}" for name in ("export", "benchmark")}
-CHOICES = ("protocol", "experiment", "switch", "launch", "search")  # without a key of their own
+CHOICES = (
+    "protocol",
+    "experiment",
+    "debug",
+    "launch",
+    "hparams_search",
+)  # without a key of their own
 
 
 def check_top_level(config: DictConfig) -> None:
@@ -91,7 +97,7 @@ def _not_at_the_top(key: str, command: str, config: DictConfig) -> str:
     allowed = ", ".join(SETTINGS.get(command, names))
     others = _who_have(key, STAGES if command in STAGES else tuple(SETTINGS))
     if others and command and key.partition(".")[0] not in SETTINGS[command]:
-        also = " (an experiment or a switch may bring it)" if command in STAGES else ""
+        also = " (an experiment may bring it)" if command in STAGES else ""
         whose = f"is a setting of {others}, not of {TITLES[command]}{also}"
         return f"{key} {whose}; allowed: {allowed}"
     return f"{key} is unknown{_hint(key, config)}; allowed: {allowed}"

@@ -107,6 +107,9 @@ RULES: dict[str, Rule] = {
     ),
     "seed": _integer_from(0),
     "compile": FLAG,
+    "shorten": POSITIVE,
+    "logger": Rule("loggers by name", lambda v: isinstance(v, dict)),
+    "callbacks": Rule("callbacks by name", lambda v: isinstance(v, dict)),
     "overwrite": FLAG,
     "method.reg_weight": NOT_NEGATIVE,
     "method.shift": Rule("a finite number", _number),
@@ -216,8 +219,27 @@ RULES_OF: dict[str, dict[str, Rule]] = {
     },
 }
 CLOSED = ("optimizer", "prune", "distill")  # groups that have no setting but those with a rule
-OPEN = ("arch", "method", "data", "trainer")  # groups that take arguments of what they make
-_OF_BOTH = ("data", "optimizer", "trainer", "seed", "compile", "resume", "overwrite", "allow")
+OPEN = (
+    "arch",
+    "method",
+    "data",
+    "trainer",
+    "logger",
+    "callbacks",
+)  # groups that take arguments of what they make
+_OF_BOTH = (
+    "data",
+    "optimizer",
+    "trainer",
+    "logger",
+    "callbacks",
+    "seed",
+    "shorten",
+    "compile",
+    "resume",
+    "overwrite",
+    "allow",
+)
 SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
     "train": ("arch", "method", *_OF_BOTH, "init"),
     "prune": ("checkpoint", "prune", "distill", *_OF_BOTH),
@@ -228,6 +250,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
     ),
 }
 MAY_BE_NULL = {
+    "logger",
+    "callbacks",
     "threads",
     "json",
     "init",

@@ -30,7 +30,7 @@ IN_CI = {
 ELSEWHERE = {
     "launch=joblib": "runs/test_sweeps.py::test_launchers_give_what_the_serial_sweep_gives",
     "launch=slurm": "runs/test_sweeps.py::test_launchers_compose",
-    "search=optuna": "runs/test_sweeps.py::test_search_maximises_validation_accuracy",
+    "hparams_search=optuna": "runs/test_sweeps.py::test_search_maximises_validation_accuracy",
     "trainer=ddp trainer.devices": "training/test_distributed.py::test_number_of_processes",  # GPUs
     "torchrun": "training/test_distributed.py::test_two_machines",
     "srun": "training/test_distributed.py::test_two_machines",

@@ -89,7 +89,7 @@ def test_a_network_in_a_broken_module_is_named(
     [
         ("method._target_={}", "method"),
         ("data.source._target_={}", "data"),
-        ("+trainer.callbacks=[{{_target_: {}}}]", "trainer.callbacks"),
+        ("+callbacks.mine._target_={}", "callbacks.mine"),
         ("trainer._target_={}", "trainer"),
     ],
 )

@@ -193,6 +193,7 @@ def test_every_choice_composes(command_name: str, group: str) -> None:
             continue
         extra = ["checkpoint=x"] if command_name == "prune" else []
         extra += ["arch.model_name=resnet50d"] if choice == "timm" else []
+        extra += ["arch.name=resnet18"] if choice == "torchvision" else []
         compose_config(command_name, [f"{group}={choice}", *extra])
 
 

@@ -1,4 +1,4 @@
-"""The experiment files: cells of the paper's tables, the short budget, and switches."""
+"""The experiment files: cells of the paper's tables, and shorter schedules."""
 
 import json
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, SHORT
+from conftest import SHORT
 from made_up_runs import report
 
 from rni_pl.config import compose_config
@@ -29,7 +29,8 @@ RECIPE = {
 @pytest.mark.parametrize(("method", "arch"), PAPERS)
 @pytest.mark.parametrize("data", ["cifar10", "cifar100"])
 def test_a_cell_is_the_papers_recipe(method: str, arch: str, data: str) -> None:
-    config = compose_config("train", [f"experiment={data}_{arch}", f"method={method}"])
+    cell = [f"data={data}", f"arch={arch}", f"method={method}"]
+    config = compose_config("train", ["experiment=paper", *cell])
     assert (config.method.get("reg_weight"), config.method.get("shift")) == PAPERS[method, arch]
     assert config.arch._target_ == f"rni_pl.models.{arch}"
     assert (config.data.name, config.data.val_fraction) == (data, 0)
@@ -48,53 +49,45 @@ def test_fine_tuning_is_as_long_as_training_and_in_the_same_recipe() -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("arch", "epochs", "tuning"), [("resnet56", 8, 4), ("vgg16", 4, 2)])
-def test_the_short_budget_differs_in_data_and_epochs_alone(
-    arch: str, epochs: int, tuning: int
-) -> None:
-    cell = compose_config("train", [f"experiment=cifar10_{arch}"])
-    short = compose_config("train", [f"experiment=short_{arch}"])
-    assert short.trainer.max_epochs == epochs
+@pytest.mark.parametrize("arch", ["resnet56", "vgg16"])
+def test_the_short_schedule_differs_in_data_and_epochs_only(arch: str) -> None:
+    cell = compose_config("train", ["experiment=paper", f"arch={arch}"])
+    short = compose_config("train", ["experiment=short", f"arch={arch}"])
+    assert short.trainer.max_epochs == 8
     assert short.data.name == "CIFAR-10 (JPEG)"
     assert (short.data.mean, short.data.std) == (cell.data.mean, cell.data.std)
     for key in ("batch_size", "val_fraction", "padding", "flip"):
         assert short.data[key] == cell.data[key]
     for group in ("arch", "method", "optimizer"):
         assert short[group] == cell[group]
-    others = compose_config("train", [f"experiment=short_{arch}", "data=cifar100"]).data
-    assert (others.name, others.mean) != (short.data.name, short.data.mean)
-    pruning = compose_config("prune", ["checkpoint=x", f"experiment=prune_short_{arch}"])
-    assert (pruning.trainer.max_epochs, pruning.prune.ratio) == (tuning, 0.9)
+    pruning = compose_config("prune", ["checkpoint=x", "experiment=prune_short"])
+    assert (pruning.trainer.max_epochs, pruning.prune.ratio) == (4, 0.9)
 
 
-@pytest.mark.parametrize("arch", ["resnet56", "vgg16", "vgg16_8_epochs"])
+@pytest.mark.parametrize("arch", ["resnet20", "vgg16"])
 @pytest.mark.parametrize("method", ["rni", "l1", "polarization"])
-def test_penalties_are_scaled_as_the_schedule_is_shortened(arch: str, method: str) -> None:
-    plain, scaled = (
-        compose_config("train", [f"experiment=short_{arch}{kind}", f"method={method}"])
-        for kind in ("", "_scaled")
-    )
-    factor = 160 / plain.trainer.max_epochs
-    assert scaled.method.reg_weight == pytest.approx(factor * plain.method.reg_weight)
-    rest = ("_target_", "shift", "t")
-    assert [scaled.method.get(key) for key in rest] == [plain.method.get(key) for key in rest]
+@pytest.mark.parametrize("factor", [20, 1.6])
+def test_one_number_shortens_a_schedule(arch: str, method: str, factor: float) -> None:
+    """The epochs are divided by it, and the penalty is multiplied."""
+    cell = (f"arch={arch}", f"method={method}")
+    plain, short = (compose_config("train", [*cell, f"shorten={by}"]) for by in (1, factor))
+    assert short.trainer.max_epochs == round(plain.trainer.max_epochs / factor)
+    assert short.method.reg_weight == pytest.approx(factor * plain.method.reg_weight)
+    for key in ("_target_", "shift", "t"):
+        assert short.method.get(key) == plain.method.get(key)
+    pruning = compose_config("prune", ["checkpoint=x", f"shorten={factor}"])
+    assert pruning.trainer.max_epochs == short.trainer.max_epochs
 
 
-def test_ucs_has_nothing_to_scale() -> None:
-    config = compose_config("train", ["experiment=short_vgg16_scaled", "method=ucs"])
-    assert "reg_weight" not in config.method
+def test_networks_that_the_paper_has_not_get_resnet56s_penalty() -> None:
+    for arch in ("arch=resnet20", "arch=custom"):
+        config = compose_config("train", [arch, "arch._target_=rni_pl.models.resnet20"])
+        assert (config.method.reg_weight, config.method.shift) == (1e-4, 0.0)
+    config = compose_config("train", ["arch=torchvision", "arch.name=vgg16_bn"])
+    assert (config.method.reg_weight, config.method.shift) == (1e-3, 3.0)
 
 
-def test_every_switch_changes_something() -> None:
-    plain = compose_config("prune", ["checkpoint=x", "experiment=prune_paper"])
-    for file in sorted((ROOT / "conf" / "switch").glob("*.yaml")):
-        overrides = ["checkpoint=x", "experiment=prune_paper", f"switch={file.stem}"]
-        config = compose_config("prune", overrides)
-        same = all(config[key] == plain[key] for key in ("prune", "optimizer", "distill"))
-        assert same == (file.stem == "plain"), file.stem
-
-
-@pytest.mark.parametrize("choice", ["experiment=prune_paper", "switch=distill", "switch=absorb"])
+@pytest.mark.parametrize("choice", ["experiment=prune_paper", "prune.absorb=true"])
 def test_what_belongs_to_pruning_is_refused_in_training(choice: str) -> None:
     with pytest.raises(ConfigError, match=r"of prune\.py, not of train\.py"):
         compose_config("train", [choice])
@@ -107,11 +100,11 @@ def test_a_sweep_finds_its_places(command: Callable, tmp_path: Path) -> None:
     cell = ("experiment=paper", "arch=resnet20", "data=digits", "method=polarization", "seed=3")
     done = command("train", "-m", *cell, *FEW)
     assert done.status == 0, done.err
-    parent = "runs/paper/digits_resnet20_polarization_plain_3"
-    settings = ("experiment=prune_paper", "switch=distill", *FEW)
+    parent = "runs/paper/digits_resnet20_polarization_3"
+    settings = ("experiment=prune_paper", "distill.weight=0.9", *FEW)
     done = command("prune", "-m", f"checkpoint={parent}", *settings)
     assert done.status == 0, done.err
-    small = f"{parent}_0.9_distill_0"
+    small = f"{parent}_0.9_0"
     assert {path.parent for path in tmp_path.rglob("summary.json")} == {
         tmp_path / parent, tmp_path / small
     }  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rni_pl.config import arch_name
 from rni_pl.errors import CheckpointError, ConfigError, PruningError, first_line
 from rni_pl.modes import evaluating
 from rni_pl.norm import convert_batchnorm
@@ -58,11 +59,6 @@ class ModelSpec:
     def arch_name(self) -> str:
         """Short name of the architecture."""
         return arch_name(self.arch)
-
-
-def arch_name(arch: Mapping[str, Any]) -> str:
-    """``resnet56`` for ``rni_pl.models.resnet56``; timm's ``model_name`` where there is one."""
-    return str(arch.get("model_name") or arch["_target_"].rpartition(".")[2])
 
 
 def build(spec: ModelSpec) -> nn.Module:
@@ -186,6 +182,8 @@ def _registered(target: str, arch: Mapping[str, Any]) -> bool:
     if home.startswith("torchvision.models"):
         from torchvision import models
 
+        if target == "torchvision.models.get_model":
+            return arch.get("name") in models.list_models(module=models)
         known = name in models.list_models(module=models)
         return known and home in ("torchvision.models", models.get_model_builder(name).__module__)
     if target == "timm.create_model":

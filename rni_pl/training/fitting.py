@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
@@ -127,14 +127,11 @@ def make_trainer(
     arguments = _trainer_arguments(config)
     lines = config.trainer.enable_progress_bar and not arguments["enable_progress_bar"]
     callbacks = [*callbacks, *([EpochLines()] if lines else [])]
-    callbacks += _shared_callbacks(arguments, run_dir, report)
+    callbacks += _shared_callbacks(config, arguments, run_dir, report)
     del arguments["sync_batchnorm"]
-    arguments.pop("callbacks", None)
-    logger = TensorBoardLogger(
-        run_dir, name="", version="", default_hp_metric=False, purge_step=resumed_step(config)
-    )
+    loggers = [_logger(config, name, run_dir) for name in config.get("logger") or ()]
     try:
-        trainer = instantiate(OmegaConf.create(arguments), callbacks=callbacks, logger=logger)
+        trainer = instantiate(OmegaConf.create(arguments), callbacks=callbacks, logger=loggers)
     except InstantiationException as error:
         raise ConfigError(f"trainer: {_why(error.__cause__ or error)}") from error
     _check_batch_size(config, trainer)
@@ -145,8 +142,9 @@ def make_trainer(
 def _trainer_arguments(config: DictConfig) -> dict[str, Any]:
     """What is under `trainer.`, with what follows from the machine and the terminal."""
     arguments = plain(config.trainer)
-    if "logger" in arguments:
-        raise ConfigError("trainer.logger is not allowed: a run is logged to TensorBoard")
+    for key, group in (("logger", "logger=csv"), ("callbacks", "+callbacks.NAME._target_=CLASS")):
+        if key in arguments:
+            raise ConfigError(f"trainer.{key} is not allowed; give {group}")
     terminal = sys.stderr.isatty() and sys.stdout.isatty()
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and terminal
     arguments["precision"] = hardware.choose_precision(
@@ -158,8 +156,18 @@ def _trainer_arguments(config: DictConfig) -> dict[str, Any]:
     return arguments
 
 
+def _logger(config: DictConfig, name: str, run_dir: Path) -> Logger:
+    """One of the loggers, which keeps its files in the run directory."""
+    node = config.logger[name].copy()
+    OmegaConf.set_struct(node, False)
+    node.save_dir = str(run_dir)
+    if str(node.get("_target_", "")).endswith("TensorBoardLogger"):
+        node.purge_step = resumed_step(config)  # no point of a curve is there twice
+    return make(node, f"logger.{name}", Logger)
+
+
 def _shared_callbacks(
-    arguments: dict[str, Any], run_dir: Path, report: PruningReport | None
+    config: DictConfig, arguments: dict[str, Any], run_dir: Path, report: PruningReport | None
 ) -> list[pl.Callback]:
     """Those of both stages, in the order in which Lightning calls them, but checkpoints last."""
     folder = run_dir / CHECKPOINTS
@@ -167,14 +175,13 @@ def _shared_callbacks(
         *([RichProgressBar()] if arguments["enable_progress_bar"] else []),
         *([RichModelSummary(max_depth=1)] if arguments["enable_model_summary"] else []),
         *([SyncBatchNorm()] if arguments["sync_batchnorm"] else []),
-        *_own_callbacks(arguments.get("callbacks", [])),
+        *_chosen_callbacks(config),
         Continuation(),
         StopOnDivergence(),
         StopOnSignal(run_dir / LAST),
         BestCheckpoint(folder),
         LastCheckpoint(folder),
         Monitor(report),
-        LearningRateMonitor("epoch"),
     ]
 
 
@@ -187,11 +194,13 @@ def _check_batch_size(config: DictConfig, trainer: pl.Trainer) -> None:
         )
 
 
-def _own_callbacks(nodes: Any) -> list[pl.Callback]:
-    """What the user adds: `+trainer.callbacks=[{_target_: ...}]`."""
-    if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
-        raise ConfigError("trainer.callbacks is not allowed; allowed: a list of {_target_: ...}")
-    return [make(DictConfig(node), "trainer.callbacks", pl.Callback) for node in nodes]
+def _chosen_callbacks(config: DictConfig) -> list[pl.Callback]:
+    """Those of `callbacks=`. The learning rate is only logged where there is a logger."""
+    made = [
+        make(node, f"callbacks.{name}", pl.Callback)
+        for name, node in (config.get("callbacks") or {}).items()
+    ]
+    return [one for one in made if config.get("logger") or not isinstance(one, LearningRateMonitor)]
 
 
 def _quieten() -> None:
@@ -258,12 +267,15 @@ def test(trainer: pl.Trainer, classifier: Classifier, data: ClassificationData) 
 
 
 def log_hyperparameters(trainer: pl.Trainer, config: DictConfig, summary: dict[str, Any]) -> None:
-    """A finished run's row in TensorBoard."""
-    tensorboard.add_hyperparameters(
-        trainer.logger.experiment,  # type: ignore[union-attr]
-        tensorboard.hyperparameters(config, summary),
-        tensorboard.final_metrics(summary),
-    )
+    """What a finished run was asked for, and its figures: a row of TensorBoard's HParams."""
+    parameters = tensorboard.hyperparameters(config, summary)
+    metrics = tensorboard.final_metrics(summary)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            tensorboard.add_hyperparameters(logger.experiment, parameters, metrics)
+        else:
+            logger.log_hyperparams(parameters)
+            logger.log_metrics({f"end/{key}": value for key, value in metrics.items()})
 
 
 def finished(classifier: Classifier) -> nn.Module:

@@ -46,7 +46,7 @@ def imagenet(tmp_path: Path) -> Path:
 )
 def test_train_and_prune(command: Callable, imagenet: Path, arch: str, method: str) -> None:
     small = f"+arch.{'width_per_group=8' if arch == 'resnet50' else 'dropout=0.1'}"
-    experiment = (f"experiment=imagenet_{arch}", f"method={method}", small)
+    experiment = ("experiment=imagenet", f"arch.name={arch}", f"method={method}", small)
     finished = command("train", *experiment, *TINY, "hydra.run.dir=run")
     assert finished.status == 0, finished.err
     ratio = ("prune.ratio=0.5", "prune.recalibrate=1", "hydra.run.dir=small")
@@ -106,6 +106,6 @@ def test_faults_are_named(imagenet: Path) -> None:
 
 
 def test_values_for_vgg_follow_the_method() -> None:
-    config = compose_config("train", ["experiment=imagenet_vgg16_bn", "method=rni"])
+    config = compose_config("train", ["experiment=imagenet", "arch.name=vgg16_bn", "method=rni"])
     assert (config.method.reg_weight, config.method.shift) == (1e-3, 3)
     assert config.trainer.max_epochs == 90

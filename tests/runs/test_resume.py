@@ -154,19 +154,13 @@ def test_another_network_of_the_same_name_is_refused(
     assert files("run") == before
 
 
-EARLY = (
-    "+trainer.callbacks=[{{_target_: pytorch_lightning.callbacks.EarlyStopping, "
-    "monitor: val/acc, patience: {patience}, mode: max, min_delta: 2}}]"
-)
-
-
 def test_more_patience_after_early_stopping(command: Callable) -> None:
-    start = (*START, "trainer.max_epochs=8", EARLY.format(patience=1), "hydra.run.dir=early")
+    early = ("callbacks=early_stopping", "+callbacks.early_stopping.min_delta=2")
+    patience = "callbacks.early_stopping.patience"
+    start = (*START, "trainer.max_epochs=8", *early, f"{patience}=1", "hydra.run.dir=early")
     assert command("train", *start).status == 0
     assert summary("early")["epochs"] == 2
-    alone = command("train", "resume=early")
-    assert "EarlyStopping is not trusted; if it is yours, allow=[" in alone.err
-    more = command("train", "resume=early", EARLY.format(patience=4))
+    more = command("train", "resume=early", f"{patience}=4")
     assert more.status == 0, more.err
     assert summary("early")["epochs"] == 5
 
@@ -216,7 +210,8 @@ FOLDER = {"_target_": "os.mkdir", "path": "proof"}
         ("data.extra", FOLDER),
         ("data.mean", FOLDER),
         ("data.source._target_", "rni_pl.training.fitting.instantiate"),
-        ("trainer.callbacks", [FOLDER]),
+        ("callbacks.mine", FOLDER),
+        ("logger.mine", FOLDER),
         ("trainer.profiler", {"deep": [{"er": FOLDER}]}),
         ("trainer._target_", ["os.mkdir"]),
         ("optimizer.lr", "${oc.env:HOME}"),

@@ -89,7 +89,7 @@ def test_a_sweep_overwrites_where_asked(command: Callable, copied: Path) -> None
     assert [summary(copied / job)["seed"] for job in "01"] == [1, 1]
 
 
-@pytest.mark.parametrize("given", ["search=optuna", "launch=joblib"])
+@pytest.mark.parametrize("given", ["hparams_search=optuna", "launch=joblib"])
 def test_what_is_for_sweeps_is_refused_without_one(command: Callable, given: str) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     refused = command("train", *DIGITS, given)
@@ -124,7 +124,7 @@ def test_launchers_compose(choice: str) -> None:
     plugin = {"slurm": "submitit", "submitit_local": "submitit"}.get(choice, choice)
     kind = "sweeper" if choice == "optuna" else "launcher"
     pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{kind}")
-    group = "search" if choice == "optuna" else "launch"
+    group = "hparams_search" if choice == "optuna" else "launch"
     given = compose_config("train", [f"{group}={choice}"])
     assert "launch" not in given
     assert {key for key in given if given[key] != compose_config("train", [])[key]} == {"overrides"}
@@ -173,7 +173,7 @@ class Fails(Callback):
 def test_a_fault_in_a_process_of_its_own_is_one_line_and_stops_no_other(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "my_faults.py").write_text(MY_FAULTS)
-    faulty = "+trainer.callbacks=[{_target_: my_faults.Fails, number: '${seed}'}]"
+    faulty = "+callbacks.faulty={_target_: my_faults.Fails, number: '${seed}'}"
     done = run_python(
         str(ROOT / "train.py"), "-m", *DIGITS, "seed=1,0", faulty, "launch=joblib",
         "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep",
@@ -189,7 +189,7 @@ def test_a_fault_in_a_process_of_its_own_is_one_line_and_stops_no_other(tmp_path
 def test_search_maximises_validation_accuracy(command: Callable) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     search = (
-        "-m", *DIGITS, "search=optuna", "hydra.sweeper.n_trials=3",
+        "-m", *DIGITS, "hparams_search=optuna", "hydra.sweeper.n_trials=3",
         "optimizer.lr=tag(log,interval(0.001,0.1))", "hydra.sweep.dir=sweep",
     )  # fmt: skip
     assert command("train", *search).status == 0
