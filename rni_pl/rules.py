@@ -198,7 +198,7 @@ RULES: dict[str, Rule] = {
     "prune.recalibrate": _integer_from(0),
     "prune.scope": _choice("global", "local"),
     "prune.min_channels": _integer_from(1),
-    "prune.latency": FLAG,
+    "prune.measure_latency": FLAG,
     "distill.weight": Rule("0 <= value <= 1", lambda v: _number(v) and 0 <= v <= 1),
     "distill.temperature": POSITIVE,
 }

@@ -172,7 +172,7 @@ def test_true_precisions(precision: str, tmp_path: Path) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     settings["overrides"] = [
         *overrides, "prune.absorb=true", "prune.recalibrate=1", "distill.weight=0.5",
-        "prune.latency=true",
+        "prune.measure_latency=true",
     ]  # fmt: skip
     small, logs = rni_pl.prune_finetune(model, **settings, run_dir=tmp_path)
     assert logs["summary"]["channels_pruned"] == pytest.approx(168, abs=8)  # bfloat16 has ties

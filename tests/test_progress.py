@@ -134,7 +134,7 @@ make_images(Path("FOLDER"))
 run = "hydra.run.dir=runs/dense", "arch=resnet20", "data=image_folder", "data.root=FOLDER"
 assert run_command("train", *run, *SHORT) == 0
 run = "hydra.run.dir=runs/small", "checkpoint=runs/dense", "prune.recalibrate=2"
-assert run_command("prune", *run, "prune.latency=true", *SHORT) == 0
+assert run_command("prune", *run, "prune.measure_latency=true", *SHORT) == 0
 assert run_command("export", "checkpoint=runs/small", "output=model.pt2") == 0
 once = "engines=eager", "batch=1", "repeats=1", "threads=1"
 assert run_command("benchmark", "checkpoint=runs/small", *once) == 0

@@ -9,7 +9,7 @@ Settings = dict[str, Any]  # flat, with dotted keys
 # What has no bearing on the figures, or is a column of its own.
 LEFT_OUT = (
     "seed", "data.seed", "data.split_seed", "checkpoint", "resume", "overwrite", "allow", "command",
-    "prune.ratio", "prune.target", "prune.latency", "prune.measure_latency", "data.choice",
+    "prune.ratio", "prune.target", "prune.measure_latency", "data.choice",
     "data.name", "data.workers", "data.eval_batch_size", "data.root", "existing", "init", "logger",
 )  # fmt: skip
 LEFT_OUT_GROUPS = ("hydra.", "overrides", "data.source", "data._target_", "logger.")

@@ -15,6 +15,7 @@ from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.distillation import Distillation
+from rni_pl.latency.timing import latency
 from rni_pl.norm.calibration import recalibrate
 from rni_pl.progress import busy, track
 from rni_pl.pruning import PruningReport, prune, selection
@@ -67,8 +68,9 @@ def prune_and_finetune(
             summary = of_pruning(spec, report, before, _figures(trainer, classifier, data))
             _warn_if_missed(summary, report.limited)
             if trainer.is_global_zero:
-                if config.prune.latency:
-                    summary["latency"] = _latency(dense, classifier.model, spec.image_shape)
+                if config.prune.measure_latency:
+                    with busy("timing"):
+                        summary["latency"] = latency(dense, classifier.model, spec.image_shape)
                 _keep(summary, config, run_dir)
         fitting.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = fitting.test(trainer, classifier, data)
@@ -94,7 +96,7 @@ def remove_channels(
     """
     options = plain(config.prune)
     batches = options.pop("recalibrate")
-    del options["latency"]  # a measurement
+    del options["measure_latency"]  # a measurement
     options["scope"] = options["scope"] or classifier.spec.scope
     example = torch.zeros(1, *classifier.spec.image_shape)
     if config.prune.absorb:
@@ -122,14 +124,6 @@ def _dense_figures(
     settings = (plain(config.data), plain(config.trainer))
     key = (str(file.resolve()), file.stat().st_mtime_ns, *settings)
     return shared("dense figures", key, lambda: _figures(trainer, classifier, data))
-
-
-def _latency(dense: nn.Module, pruned: nn.Module, image_shape: list[int]) -> dict[str, Any]:
-    """See `rni_pl.latency.timing.latency`, which brings ONNX Runtime and the exporter along."""
-    from rni_pl.latency.timing import latency
-
-    with busy("timing"):
-        return latency(dense, pruned, image_shape)
 
 
 def _keep(summary: dict[str, Any], config: DictConfig, run_dir: Path) -> None:
