@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rni_pl import hardware
 from rni_pl.callbacks.sparsity import add_gradient
-from rni_pl.recipe import Recipe
 from rni_pl.regularisers import Regulariser
+from rni_pl.training import hardware
+from rni_pl.training.recipe import Recipe
 
 
 def bare_step(

@@ -9,7 +9,7 @@ from reference import BATCH
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rni_pl import hardware
+from rni_pl.training import hardware
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,11 @@ import torchvision
 from bare import bare_step
 from torch import nn
 
-from rni_pl import convert_batchnorm, hardware, models
+from rni_pl import convert_batchnorm, models
 from rni_pl.cost import macs
-from rni_pl.recipe import Recipe
 from rni_pl.regularisers import RNI
+from rni_pl.training import hardware
+from rni_pl.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

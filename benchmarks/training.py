@@ -32,15 +32,15 @@ from reference import BATCH, MEAN, STD, random_images
 from torch import nn
 from turns import Contender, Turn
 
-from rni_pl import config, hardware, models
+from rni_pl import config, models
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.callbacks.sparsity import add_gradient
 from rni_pl.cost import macs
 from rni_pl.data import Augment, BatchLoader, ImageData, Images, Split
-from rni_pl.recipe import Recipe
 from rni_pl.regularisers import Regulariser
-from rni_pl.training import fitting
+from rni_pl.training import fitting, hardware
 from rni_pl.training.network import new_classifier
+from rni_pl.training.recipe import Recipe
 
 MEASURED = ("regulariser", "data", "peak", "convolutions")
 """What (c) is asked for beside its steps."""

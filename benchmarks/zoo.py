@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from rni_pl import load_model
-from rni_pl.classifier import Classifier
 from rni_pl.norm import scaled_norms
+from rni_pl.pruning.structure import structure_of
 from rni_pl.runs.spec import ModelSpec, build
-from rni_pl.structure import structure_of
+from rni_pl.training.module import Classifier
 
 CLASSES = 10
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl.norm import scaled_norms
+from rni_pl.pruning.structure import structure_of
 from rni_pl.runs.spec import ModelSpec
-from rni_pl.structure import structure_of
 
 CLASSES = [f"class {i}" for i in range(10)]
 

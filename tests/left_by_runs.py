@@ -53,8 +53,8 @@ def contents(run_dir: Path | str, name: str = "last") -> dict:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, epochs: int = 1) -> None:
     """Have runs end with an error after their first epochs, and leave what is on disk then."""
-    from rni_pl.classifier import Classifier
     from rni_pl.errors import RniError
+    from rni_pl.training.module import Classifier
 
     def stop(module: Classifier) -> None:
         if module.current_epoch == epochs:

@@ -18,7 +18,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from rni_pl.errors import PruningError
 from rni_pl.pruning import PruningReport, prune
-from rni_pl.structure import resize, structure_of
+from rni_pl.pruning.structure import resize, structure_of
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -17,8 +17,8 @@ from rni_pl import helping
 from rni_pl.config import compose_config, config_dir
 from rni_pl.errors import ConfigError
 from rni_pl.export import exporting
-from rni_pl.hardware import choose_precision
 from rni_pl.latency import comparing
+from rni_pl.training.hardware import choose_precision
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 CONF = Path(config_dir())

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rni_pl.cost import RECURRENT, macs_on
 from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
-from rni_pl.structure import resize, structure_of
+from rni_pl.pruning.structure import resize, structure_of
 
 
 def through(between: Callable[[Tensor], Tensor]) -> Net:

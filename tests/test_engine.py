@@ -24,8 +24,8 @@ from rni_pl.cost import macs_on, parameter_count
 from rni_pl.errors import PruningError
 from rni_pl.pruning import prune
 from rni_pl.pruning.costs import Costs
+from rni_pl.pruning.structure import resize, structure_of
 from rni_pl.pruning.trace import trace
-from rni_pl.structure import resize, structure_of
 
 # Costs.
 

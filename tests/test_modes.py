@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rni_pl import models
-from rni_pl.valley import valley_of
+from rni_pl.norm.valley import valley_of
 
 
 def scored(mode: float) -> torch.nn.Module:

@@ -21,8 +21,7 @@ import rni_pl
 from rni_pl import norm
 from rni_pl.callbacks import History, Monitor
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from rni_pl.errors import ConfigError
-from rni_pl.tensorboard import (
+from rni_pl.callbacks.tensorboard import (
     KEPT,
     METRICS,
     REMOVED,
@@ -31,6 +30,7 @@ from rni_pl.tensorboard import (
     hyperparameters,
     kept_image,
 )
+from rni_pl.errors import ConfigError
 from rni_pl.training import fitting
 
 

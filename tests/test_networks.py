@@ -20,9 +20,9 @@ from rni_pl.norm import SigmoidBatchNormAct2d, sync
 from rni_pl.norm.calibration import recalibrate
 from rni_pl.pruning import prune
 from rni_pl.pruning.costs import Costs
+from rni_pl.pruning.structure import resize, structure_of
 from rni_pl.pruning.trace import trace
 from rni_pl.runs.spec import ModelSpec, check_output
-from rni_pl.structure import resize, structure_of
 
 timm = pytest.importorskip("timm")
 import zoo  # noqa: E402  needs timm

@@ -12,13 +12,13 @@ import torch
 from conftest import SHORT, run_python
 from torch import Tensor
 
-from rni_pl import config, hardware, models
+from rni_pl import config, models
 from rni_pl.callbacks import History, SparsityRegulariser
 from rni_pl.data import Augment, BatchLoader, Split
-from rni_pl.recipe import Recipe
 from rni_pl.regularisers import RNI
-from rni_pl.training import fitting
+from rni_pl.training import fitting, hardware
 from rni_pl.training.network import new_classifier
+from rni_pl.training.recipe import Recipe
 from rni_pl.training.sharing import between_jobs, shared
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)

@@ -10,7 +10,7 @@ from rni_pl import models
 from rni_pl.errors import PruningError
 from rni_pl.norm import scaled_norms
 from rni_pl.pruning import PruningReport, prune
-from rni_pl.structure import resize, structure_of
+from rni_pl.pruning.structure import resize, structure_of
 
 
 def randomise(model: nn.Module) -> nn.Module:

@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from rni_pl.cost import macs
 from rni_pl.errors import PruningError
+from rni_pl.norm.valley import find_valley
 from rni_pl.pruning import prune
 from rni_pl.pruning.selection import Candidates, Floor, cut_to_budget
 from rni_pl.training.finetuning import _warn_if_missed
-from rni_pl.valley import find_valley
 
 
 def candidates(*layers: list[float], width: int = 1) -> Candidates:

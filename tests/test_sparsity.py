@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from rni_pl import models
 from rni_pl.callbacks import SparsityRegulariser
 from rni_pl.callbacks.sparsity import add_gradient, trainable_scales
-from rni_pl.classifier import Classifier
 from rni_pl.errors import ConfigError
-from rni_pl.recipe import Recipe, parameter_groups
 from rni_pl.regularisers import L1, RNI, UCS, Polarization, Regulariser
 from rni_pl.runs.spec import ModelSpec
+from rni_pl.training.module import Classifier
+from rni_pl.training.recipe import Recipe, parameter_groups
 
 REGULARISERS = [RNI(1e-2, 1.5), L1(1e-2), UCS(), Polarization(1e-2, 1.2)]
 

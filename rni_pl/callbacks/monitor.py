@@ -6,8 +6,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 
 from rni_pl import norm
+from rni_pl.callbacks.tensorboard import kept_image
 from rni_pl.pruning import PruningReport
-from rni_pl.tensorboard import kept_image
 
 LAYER_BINS, ALL_BINS = 30, 100
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.nn.utils.parametrize import is_parametrized
 
-from rni_pl.copying import Parts
 from rni_pl.norm import after_norm, scale
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.surgery import Cut, remove
 from rni_pl.pruning.trace import trace

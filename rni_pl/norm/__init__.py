@@ -1,7 +1,7 @@
 """BatchNorm and SigBN: `sigmoid` layers, their `scales`, `convert` from one to the other.
 
-`sync` lets layers share their statistics between processes, by `shared_statistics`; `calibration`
-estimates running statistics anew.
+`valley` finds the two modes of scales. `sync` lets layers share their statistics between processes,
+by `shared_statistics`; `calibration` estimates running statistics anew.
 """
 
 from rni_pl.norm.convert import convert_batchnorm

@@ -10,6 +10,6 @@ groups that come of it), `selection`, `costs` and `plan` (scores to a mask), `su
 from rni_pl.pruning.oneshot import prune
 from rni_pl.pruning.plan import PruningOptions
 from rni_pl.pruning.report import PruningReport
-from rni_pl.structure import resize, structure_of
+from rni_pl.pruning.structure import resize, structure_of
 
 __all__ = ["PruningOptions", "PruningReport", "prune", "resize", "structure_of"]

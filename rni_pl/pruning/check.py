@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rni_pl.copying import Parts
 from rni_pl.errors import PruningError
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.ids import NO_IDS, Label, all_ids, collapse
 from rni_pl.pruning.ops import Misfit, Op

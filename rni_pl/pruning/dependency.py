@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from rni_pl.copying import Parts
 from rni_pl.pruning.channels import Channels, LayerChannels
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.ids import all_ids
 from rni_pl.pruning.ops import Op
 from rni_pl.pruning.run import Example

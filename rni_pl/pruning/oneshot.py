@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from rni_pl.copying import Parts
 from rni_pl.pruning.absorb import Absorbed, absorb_constants
 from rni_pl.pruning.check import fits
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.plan import Plan, PruningOptions, make_plan
 from rni_pl.pruning.report import PruningReport, report_of

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from rni_pl.cost import macs_on, parameter_count
 from rni_pl.errors import PruningError
+from rni_pl.norm.valley import MAX_DEPTH, find_valley
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.selection import SCOPES, TARGETS, Candidates, Floor, cut_to_budget
-from rni_pl.valley import MAX_DEPTH, find_valley
 
 
 @dataclass(frozen=True)

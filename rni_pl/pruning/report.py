@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from rni_pl import norm
-from rni_pl.copying import Parts
 from rni_pl.pruning.absorb import Absorbed
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.plan import Plan, PruningOptions, why_stays

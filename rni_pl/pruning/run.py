@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rni_pl.copying import Parts
 from rni_pl.norm import SigmoidBatchNorm
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.ids import Axis, Label
 from rni_pl.pruning.ops import Op, info_of
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from rni_pl.copying import Parts
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.ops import layer_of
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rni_pl.copying import Parts
 from rni_pl.errors import PruningError
 from rni_pl.pruning import layers, moves  # noqa: F401  # they register their rules
 from rni_pl.pruning.channels import Channels
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.mode import asks_for_mode
 from rni_pl.pruning.ops import layer_of

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rni_pl.copying import Parts
 from rni_pl.errors import PruningError
 from rni_pl.pruning.check import masked
+from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.run import Example, tensors_in
 from rni_pl.pruning.surgery import Cut

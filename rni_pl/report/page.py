@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import rni_pl
 from rni_pl.errors import CheckpointError, ConfigError
+from rni_pl.norm.valley import find_valley
 from rni_pl.report import plots, tables
 from rni_pl.report.plots import Plot
 from rni_pl.report.runs import DENSE, Problem, Runs
 from rni_pl.report.tables import Task
 from rni_pl.runs import checkpoint
 from rni_pl.runs.files import BEST, write_whole
-from rni_pl.valley import find_valley
 
 ROUNDING = (
     "Accuracies are on the test set, in percent; ± is the sample standard deviation over runs that "

@@ -13,7 +13,7 @@ from rni_pl.config import arch_name
 from rni_pl.errors import CheckpointError, ConfigError, PruningError, first_line
 from rni_pl.modes import evaluating
 from rni_pl.norm import convert_batchnorm
-from rni_pl.structure import Structure, resize
+from rni_pl.pruning.structure import Structure, resize
 
 # Arguments by which a builder brings trained weights.
 BRINGS_WEIGHTS = frozenset(["weights", "weights_backbone", "pretrained", "checkpoint_path"])

@@ -11,10 +11,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from rni_pl.callbacks import History
-from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
-from rni_pl.distillation import Distillation
 from rni_pl.latency.timing import latency
 from rni_pl.norm.calibration import recalibrate
 from rni_pl.progress import busy, track
@@ -23,6 +21,8 @@ from rni_pl.runs import checkpoint, directory, resume
 from rni_pl.runs.files import BEFORE, ORIGIN, SUMMARY, read_json, write_json, write_whole
 from rni_pl.runs.summary import Figures, Outcome, of_finetuning, of_pruning, print_table
 from rni_pl.training import fitting, inherit
+from rni_pl.training.distillation import Distillation
+from rni_pl.training.module import Classifier
 from rni_pl.training.sharing import shared
 
 

@@ -17,7 +17,6 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from rni_pl import hardware, tensorboard
 from rni_pl.callbacks import (
     BestCheckpoint,
     Continuation,
@@ -27,9 +26,9 @@ from rni_pl.callbacks import (
     StopOnDivergence,
     StopOnSignal,
     SyncBatchNorm,
+    tensorboard,
 )
 from rni_pl.callbacks.checkpoints import WholeCheckpoints
-from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, RniError, StorageError, first_line
@@ -38,6 +37,8 @@ from rni_pl.pruning import PruningReport
 from rni_pl.runs import checkpoint
 from rni_pl.runs.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json
 from rni_pl.runs.resume import check_fits, resumed_step
+from rni_pl.training import hardware
+from rni_pl.training.module import Classifier
 from rni_pl.training.sharing import shared
 
 # Values of the data configuration that concern only one run.

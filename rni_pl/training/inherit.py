@@ -9,15 +9,15 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl.classifier import Classifier
 from rni_pl.config import check, compose_group, plain
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, RniError, UnknownChoiceError
 from rni_pl.norm import norm_kind
+from rni_pl.pruning.structure import structure_of
 from rni_pl.runs import checkpoint, resume
 from rni_pl.runs.spec import ModelSpec, check_output
-from rni_pl.structure import structure_of
 from rni_pl.training import fitting
+from rni_pl.training.module import Classifier
 
 
 def load(config: DictConfig, last: Path | None) -> Classifier:

@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl.classifier import Classifier
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, PruningError, RniError, first_line
@@ -19,6 +18,7 @@ from rni_pl.pruning.trace import trace
 from rni_pl.regularisers import Regulariser
 from rni_pl.runs.spec import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.training import fitting
+from rni_pl.training.module import Classifier
 from rni_pl.training.warmstart import has_sigbn, load_state, read_state
 
 

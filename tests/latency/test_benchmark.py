@@ -170,7 +170,10 @@ def test_an_engine_that_cannot_run_is_left_out(
         (["checkpoint=x", "json=speed.txt"], ["json='speed.txt'", ".json"]),
         (["checkpoint=x", "json=no/speed.json"], ["json=no/speed.json", "no such folder"]),
         (["checkpoint=x", "ratio=0.5"], ["ratio"]),
-        (["checkpoint=x", "+prune.measure_latency=true"], ["prune.measure_latency", "not of the benchmark"]),
+        (
+            ["checkpoint=x", "+prune.measure_latency=true"],
+            ["prune.measure_latency", "not of the benchmark"],
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -185,7 +188,12 @@ def test_a_pruned_run_is_not_pruned_to_see(command: Callable, pruned: Path) -> N
 
 
 def test_prune_can_include_the_latency(command: Callable, trained: Path, tmp_path: Path) -> None:
-    arguments = (f"checkpoint={trained}", *SHORT, "hydra.run.dir=small", "prune.measure_latency=true")
+    arguments = (
+        f"checkpoint={trained}",
+        *SHORT,
+        "hydra.run.dir=small",
+        "prune.measure_latency=true",
+    )
     finished = command("prune", *arguments)
     assert finished.status == 0, finished.err
     found = json.loads((tmp_path / "small" / "summary.json").read_text())["latency"]

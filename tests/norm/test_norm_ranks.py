@@ -15,8 +15,8 @@ from rni_pl.callbacks import SparsityRegulariser
 from rni_pl.callbacks.sparsity import add_gradient, trainable_scales
 from rni_pl.errors import ConfigError
 from rni_pl.norm import SigmoidBatchNorm, SigmoidSyncBatchNorm, convert_batchnorm, sync
-from rni_pl.recipe import Recipe, parameter_groups
 from rni_pl.regularisers import L1, RNI, Polarization, Regulariser
+from rni_pl.training.recipe import Recipe, parameter_groups
 from rni_pl.training.warmstart import has_sigbn
 
 RANKS = {"1d": (8, 5, 6), "2d": (8, 5, 3, 4), "3d": (8, 5, 2, 3, 4)}  # shapes of a batch

@@ -13,14 +13,14 @@ from conftest import damages, run_python
 from left_by_runs import NET, Trap, contents
 
 import rni_pl
-from rni_pl.classifier import Classifier
 from rni_pl.errors import CheckpointError, RniError
 from rni_pl.runs.spec import check_trusted
+from rni_pl.training.module import Classifier
 
 LOAD = """
 import sys, torch
 import rni_pl
-from rni_pl.classifier import Classifier
+from rni_pl.training.module import Classifier
 path, out = sys.argv[1:]
 x = torch.load(out + "/x.pt", weights_only=True)
 model = rni_pl.load_model(path)

@@ -131,7 +131,7 @@ def through_lightning(file: Path, entry: str, sound: Path) -> str:
     """What Lightning's own Trainer says, with none of our plugins."""
     import pytorch_lightning as pl
 
-    from rni_pl.classifier import Classifier
+    from rni_pl.training.module import Classifier
 
     module = Classifier.load_from_checkpoint(
         sound / "checkpoints" / "last.ckpt", allow=["nets.Dropping"]
@@ -238,7 +238,7 @@ def test_a_kill_in_the_middle_of_a_write(tmp_path: Path, monkeypatch: pytest.Mon
 def test_divergence_keeps_the_last_good_checkpoint(
     command: Callable, work: Path, stage: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rni_pl.classifier import Classifier
+    from rni_pl.training.module import Classifier
 
     step = Classifier.training_step
 

@@ -10,7 +10,7 @@ from conftest import SHORT
 from torch import nn
 from torch.nn import functional as F
 
-from rni_pl.distillation import Distillation
+from rni_pl.training.distillation import Distillation
 
 
 def test_loss_by_hand() -> None:

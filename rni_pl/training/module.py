@@ -15,10 +15,10 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from rni_pl.norm import scaled_norms
-from rni_pl.recipe import Recipe
+from rni_pl.pruning.structure import structure_of
 from rni_pl.runs import checkpoint
 from rni_pl.runs.spec import ModelSpec, build
-from rni_pl.structure import structure_of
+from rni_pl.training.recipe import Recipe
 
 AUXILIARY = 0.3  # weight of an auxiliary head's loss (GoogLeNet: Szegedy et al. 2015, section 5)
 
