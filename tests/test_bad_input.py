@@ -9,12 +9,12 @@ from conftest import SHORT, run_python
 from PIL import Image
 from refusals import refused, unplug
 
-from rni_pl import recipe, rules
+from rni_pl import rules
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
 from rni_pl.latency import engines
 from rni_pl.pruning import selection
-from rni_pl.training import launch
+from rni_pl.training import launch, recipe
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rni_pl import convert_batchnorm
-from rni_pl.config import compose_config, plain
+from rni_pl.config import arch_name, compose_config, plain
 from rni_pl.cost import macs, parameter_count
 from rni_pl.errors import PruningError
 from rni_pl.models import resnet20
@@ -22,7 +22,7 @@ from rni_pl.pruning import prune
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.structure import resize, structure_of
 from rni_pl.pruning.trace import trace
-from rni_pl.runs.spec import ModelSpec, check_output
+from rni_pl.runs.spec import ModelSpec, check_output, check_trusted
 
 timm = pytest.importorskip("timm")
 import zoo  # noqa: E402  needs timm
@@ -84,10 +84,11 @@ def test_checkpoint_and_export(entry: Entry, request_: dict, tmp_path: Path) -> 
         assert difference(program.module()(x), pruned(x)) < 1e-4
 
 
-def test_every_listed_network_has_its_file_in_conf() -> None:
+def test_every_listed_network_is_had_by_its_name() -> None:
     for entry in zoo.TORCHVISION:
-        arch = plain(compose_config("train", [f"arch={entry.name}"]).arch)
-        assert arch["_target_"] == entry.target
+        arch = plain(compose_config("train", ["arch=torchvision", f"arch.name={entry.name}"]).arch)
+        assert arch_name(arch) == entry.name
+        check_trusted(arch)
 
 
 def independent_costs(model: nn.Module, x: torch.Tensor) -> tuple[int, int]:
