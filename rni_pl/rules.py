@@ -88,6 +88,13 @@ def _starts_nothing(strategy: Any) -> bool:
     return re.search("spawn|fork|notebook", str(strategy)) is None
 
 
+def _are_made(value: Any) -> bool:
+    """Whether each of several is a class by name with its arguments."""
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(v, dict) and TARGET.holds(v.get("_target_")) for v in value.values())
+
+
 PATHS = ("checkpoint", "resume", "init", "data.root")
 
 RULES: dict[str, Rule] = {
@@ -99,6 +106,14 @@ RULES: dict[str, Rule] = {
     "method._target_": TARGET,
     "data._target_": TARGET,
     "trainer._target_": TARGET,
+    "data.name": Rule("a name", lambda v: isinstance(v, str) and v != "" and v.isprintable()),
+    **dict.fromkeys(
+        ("logger.tensorboard.name", "logger.csv.name"), Rule("a text", lambda v: isinstance(v, str))
+    ),
+    **dict.fromkeys(
+        ("logger.tensorboard.version", "logger.csv.version"),
+        Rule("a text or a whole number", lambda v: isinstance(v, str) or _integer(v)),
+    ),
     "data.source": Rule(
         "a function by name, {_target_: NAME, _partial_: true}",
         lambda v: (
@@ -108,8 +123,8 @@ RULES: dict[str, Rule] = {
     "seed": _integer_from(0),
     "compile": FLAG,
     "shorten": POSITIVE,
-    "logger": Rule("loggers by name", lambda v: isinstance(v, dict)),
-    "callbacks": Rule("callbacks by name", lambda v: isinstance(v, dict)),
+    "logger": Rule("loggers by name, each with a _target_", _are_made),
+    "callbacks": Rule("callbacks by name, each with a _target_", _are_made),
     "overwrite": FLAG,
     "method.reg_weight": NOT_NEGATIVE,
     "method.shift": Rule("a finite number", _number),

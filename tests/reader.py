@@ -36,6 +36,7 @@ ELSEWHERE = {
     "srun": "training/test_distributed.py::test_two_machines",
     "experiment=": "test_experiments.py::test_a_sweep_finds_its_places",
     "rni_pl.report runs/paper": "test_experiments.py::test_a_sweep_finds_its_places",
+    "rni_pl.report runs/short": "test_experiments.py::test_a_sweep_finds_its_places",
     "rni_pl.report docs/results.csv": "report/test_results.py::"
     "test_the_tables_of_the_page_are_those_of_the_runs",
     "rni_pl[ray]": "runs/test_sweeps.py::test_launchers_compose",
@@ -133,8 +134,10 @@ class Reader:
         arguments = [re.sub(r"=RUN(_DIR)?$", f"={self.last.get(own)}", a) for a in arguments]
         if name in ("train", "prune"):
             arguments = short_run(name, arguments)
-            status = run_command(name, *arguments)
             given = [a.partition("=")[2] for a in arguments if a.startswith("hydra.run.dir=")]
+            for place in given:  # of a reader who begins with this page
+                shutil.rmtree(place, ignore_errors=True)
+            status = run_command(name, *arguments)
             if status == 0:
                 self.last[name] = (given or [self._newest(name)])[0]
             return status

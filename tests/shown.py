@@ -119,6 +119,8 @@ def short_run(name: str, arguments: list[str]) -> list[str]:
     """The arguments of train.py or prune.py for a run in a second or two."""
     if {"--help", "--cfg"} & set(arguments):
         return arguments
+    if any(argument.startswith("resume=") for argument in arguments):
+        return replaced(arguments, {"trainer.max_epochs": "1"})  # the rest is the run's own
     if "--config-dir" not in arguments:
         choices = {config.data.get("choice") for config in composed(name, arguments)}
         if not choices <= set(AT_HAND):

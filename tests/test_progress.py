@@ -141,7 +141,7 @@ assert run_command("benchmark", "checkpoint=runs/small", *once) == 0
 report(["runs"])
 """
 BARS = [
-    "listing FOLDER/train", "decoding images", "Epoch 0/0", "Testing", "pruning", "recalibrating",
+    "FOLDER/train", "decoding images", "Epoch 0/0", "Testing", "pruning", "recalibrating",
     "timing", "writing model.pt2", "resnet20: eager, batch 1",
     "drawing 2 runs",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import tempfile
 import traceback
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def _worker(job: bytes, folder: str, count: int) -> bytes | None:
         stage, config, run_dir, options = pickle.loads(job)
         if _on_cpu(config["trainer"]["accelerator"]):
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
-        with directory.locked(run_dir):
+        # Lightning may have been imported before this process knew its rank.
+        with directory.locked(run_dir) if rank == "0" else nullcontext():
             outcome = STAGES[stage](OmegaConf.create(config), run_dir, **options)
     except RniError as error:
         (Path(folder) / f"mistake_{rank}").write_bytes(pickle.dumps(error))
