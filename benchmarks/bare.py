@@ -23,7 +23,7 @@ def bare_step(
     """A training step of `model`, always on the same batch."""
     model = model.train().to(memory_format=torch.channels_last)
     images = images.to(memory_format=torch.channels_last)
-    optimizer = recipe.optimizer(model)
+    optimizer = recipe.optimizer_of(model)
     mixed = hardware.choose_precision(precision, "cpu") == "bf16-mixed"
 
     def step() -> None:

@@ -25,6 +25,8 @@ from rni_pl.regularisers import RNI
 from rni_pl.training import hardware
 from rni_pl.training.recipe import Recipe
 
+RECIPE = Recipe(partial(torch.optim.SGD, lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4))
+
 
 @dataclass(frozen=True)
 class Case:
@@ -39,7 +41,7 @@ class Case:
         """A training step."""
         images = torch.randn(self.batch, 3, self.size, self.size)
         labels = torch.randint(0, 10, (self.batch,))
-        return bare_step(convert_batchnorm(self.build()), Recipe(lr=0.01), RNI(), images, labels)
+        return bare_step(convert_batchnorm(self.build()), RECIPE, RNI(), images, labels)
 
 
 def wide(width: int) -> nn.Module:

@@ -40,7 +40,6 @@ from rni_pl.data import Augment, BatchLoader, ImageData, Images, Split
 from rni_pl.regularisers import Regulariser
 from rni_pl.training import fitting, hardware
 from rni_pl.training.network import new_classifier
-from rni_pl.training.recipe import Recipe
 
 MEASURED = ("regulariser", "data", "peak", "convolutions")
 """What (c) is asked for beside its steps."""
@@ -84,7 +83,7 @@ def run_pipeline(job: Job, turn: Turn) -> None:
     cfg, regulariser = job.config(), job.regulariser()
     data = ImageData("noise", lambda root: noise(job.images), mean=MEAN, std=STD)
     data.setup()
-    classifier = new_classifier(cfg, data, regulariser)
+    classifier = new_classifier(cfg, data, regulariser, fitting.make_recipe(cfg))
     callbacks = [SparsityRegulariser(regulariser), History(), TakeTurns()]
     with tempfile.TemporaryDirectory() as folder:
         fitting.make_trainer(cfg, Path(folder), callbacks).fit(classifier, datamodule=data)
@@ -94,7 +93,7 @@ def run_bare(job: Job, turn: Turn) -> None:
     """(c): the step alone, always on the same batch."""
     cfg, regulariser = job.config(), job.regulariser()
     hardware.keep_freed_memory()
-    recipe = Recipe(**config.plain(cfg.optimizer))
+    recipe = fitting.make_recipe(cfg)
     images, labels = next(iter(batches(BATCH)))
     step = bare_step(job.model(), recipe, regulariser, images, labels, cfg.trainer.precision)
     while True:

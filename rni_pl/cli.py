@@ -132,7 +132,7 @@ class _Command:
         elif run_dir := self._resumed_directory():
             self._resume(run_dir)
         else:
-            sys.argv[1:] = self.arguments
+            sys.argv[1:] = [*self.arguments, *_leave_out_of_names(self.arguments)]
             decorate = hydra.main(
                 version_base="1.3", config_path=configuration.config_dir(), config_name=self.name
             )
@@ -232,6 +232,17 @@ class _Command:
             raise error
         _say(error)
         self.status = max(self.status, 2 if expected else 1)
+
+
+def _leave_out_of_names(arguments: list[str]) -> list[str]:
+    """An override that has the jobs of a sweep named by the settings that vary, not by all."""
+    given = get_args_parser().parse_args(arguments)
+    if not given.multirun:
+        return []
+    parsed = OverridesParser.create().parse_overrides(given.overrides)
+    same = [one.key_or_group for one in parsed if not one.is_sweep_override()]
+    same = [key for key in same if not key.startswith("hydra")]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(same)}]"] if same else []
 
 
 def _check_sweep(config: DictConfig, sweeps: bool) -> None:

@@ -88,12 +88,19 @@ def _penalty(method: str, key: str, arch: DictConfig, shorten: float = 1) -> flo
     return known.get(name.removesuffix("_bn"), known["resnet56"])[key] * shorten
 
 
+def _folder(varying: str, number: Any) -> str:
+    """The folder of a sweep's job, by the settings that vary; its number where none does."""
+    name = re.sub(r"[^\w.-]+", "_", varying).strip("_")
+    return name if 0 < len(name) <= 200 else str(number)
+
+
 def _shortened(epochs: int, shorten: float) -> int:
     return max(1, round(epochs / shorten))
 
 
 OmegaConf.register_new_resolver("penalty", _penalty, replace=True)
 OmegaConf.register_new_resolver("shortened", _shortened, replace=True)
+OmegaConf.register_new_resolver("folder", _folder, replace=True)
 OmegaConf.register_new_resolver("path", _run_of, replace=True)
 OmegaConf.register_new_resolver("own", own_directory, replace=True)
 
@@ -283,8 +290,6 @@ def _check_together(config: DictConfig) -> None:
     """Values that are allowed each, but not together."""
     if "trainer" not in config:
         return
-    if config.optimizer.nesterov and not config.optimizer.momentum:
-        raise ConfigError("optimizer.momentum=0 is not allowed with optimizer.nesterov=true")
     trainer = config.trainer
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     if every > epochs > 0:

@@ -99,13 +99,18 @@ PATHS = ("checkpoint", "resume", "init", "data.root")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        ("arch", "method", "data", "optimizer", "trainer", "prune", "distill"),
+        ("arch", "method", "data", "optimizer", "scheduler", "trainer", "prune", "distill", "loss"),
         Rule("a mapping of settings", lambda v: isinstance(v, dict)),
     ),
     "arch._target_": TARGET,
     "method._target_": TARGET,
     "data._target_": TARGET,
     "trainer._target_": TARGET,
+    "optimizer._target_": TARGET,
+    "scheduler._target_": TARGET,
+    **dict.fromkeys(
+        ("optimizer._partial_", "scheduler._partial_"), Rule("true", lambda v: v is True)
+    ),
     "data.name": Rule("a name", lambda v: isinstance(v, str) and v != "" and v.isprintable()),
     **dict.fromkeys(
         ("logger.tensorboard.name", "logger.csv.name"), Rule("a text", lambda v: isinstance(v, str))
@@ -131,6 +136,7 @@ RULES: dict[str, Rule] = {
     "data.batch_size": _integer_from(2),
     "data.eval_batch_size": _integer_from(1),
     "data.val_fraction": SHARE,
+    "data.overfit": _integer_from(0),
     "data.padding": _integer_from(0, 1024),
     "data.flip": FLAG,
     "data.check_files": FLAG,
@@ -142,15 +148,8 @@ RULES: dict[str, Rule] = {
     "data.split_seed": _integer_from(0),
     "optimizer.lr": POSITIVE,
     "optimizer.momentum": SHARE,
-    "optimizer.nesterov": FLAG,
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.sigbn_lr_factor": POSITIVE,
-    "optimizer.decay": POSITIVE,
-    "optimizer.curve": _choice("steps", "cosine", "onecycle"),
-    "optimizer.milestones": Rule(
-        "a list of shares in [0, 1]",
-        lambda v: isinstance(v, list) and all(_number(s) and 0 <= s <= 1 for s in v),
-    ),
     "trainer.strategy": Rule(
         "auto, ddp or another strategy of Lightning's, but none of spawn, fork or notebook "
         "(with trainer.strategy=ddp trainer.devices=2 the processes are started here)",
@@ -216,6 +215,11 @@ RULES: dict[str, Rule] = {
     "prune.measure_latency": FLAG,
     "distill.weight": Rule("0 <= value <= 1", lambda v: _number(v) and 0 <= v <= 1),
     "distill.temperature": POSITIVE,
+    "loss.label_smoothing": SHARE,
+    "loss.class_weights": Rule(
+        "balanced, or a list of numbers > 0, one for each class",
+        lambda v: v == "balanced" or (isinstance(v, list) and all(POSITIVE.holds(w) for w in v)),
+    ),
 }
 ENGINES = ("eager", "compiled", "onnx")
 
@@ -233,11 +237,13 @@ RULES_OF: dict[str, dict[str, Rule]] = {
         "prune.round_to": _each(RULES["prune.round_to"]),
     },
 }
-CLOSED = ("optimizer", "prune", "distill")  # groups that have no setting but those with a rule
+CLOSED = ("prune", "distill", "loss")  # groups that have no setting but those with a rule
 OPEN = (
     "arch",
     "method",
     "data",
+    "optimizer",
+    "scheduler",
     "trainer",
     "logger",
     "callbacks",
@@ -245,9 +251,11 @@ OPEN = (
 _OF_BOTH = (
     "data",
     "optimizer",
+    "scheduler",
     "trainer",
     "logger",
     "callbacks",
+    "loss",
     "seed",
     "shorten",
     "compile",
@@ -272,6 +280,7 @@ MAY_BE_NULL = {
     "init",
     "resume",
     "prune.scope",
+    "loss.class_weights",
     "data.mean",
     "data.std",
     "data.image_size",

@@ -125,7 +125,7 @@ def test_further_processes_say_nothing_at_the_end(
 EVERY_COMMAND = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from conftest import SHORT, run_command
 from reader import make_images
 from rni_pl.report.__main__ import main as report
@@ -150,7 +150,13 @@ BARS = [
 def every_command(directory: Path, output: int) -> None:
     """Run all commands in a process whose output goes to a file descriptor."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "200"}
-    command = [sys.executable, "-c", EVERY_COMMAND, str(ROOT / "tests")]
+    command = [
+        sys.executable,
+        "-c",
+        EVERY_COMMAND,
+        str(ROOT / "tests"),
+        str(ROOT / "tests/helpers"),
+    ]
     done = subprocess.run(
         command, cwd=directory, env=environment, stdout=output, stderr=output, timeout=240
     )

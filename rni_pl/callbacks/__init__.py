@@ -6,6 +6,7 @@ from rni_pl.callbacks.divergence import StopOnDivergence
 from rni_pl.callbacks.history import History
 from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.lines import EpochLines
+from rni_pl.callbacks.model_summary import ModelSummary
 from rni_pl.callbacks.monitor import Monitor
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
@@ -16,6 +17,7 @@ __all__ = [
     "EpochLines",
     "History",
     "LastCheckpoint",
+    "ModelSummary",
     "Monitor",
     "SparsityRegulariser",
     "StopOnDivergence",

@@ -33,7 +33,7 @@ def hyperparameters(config: DictConfig, summary: Mapping[str, Any]) -> dict[str,
     return {
         **values,
         "lr": config.optimizer.lr,
-        "weight_decay": config.optimizer.weight_decay,
+        "weight_decay": config.optimizer.get("weight_decay", 0.0),
         "batch_size": config.data.batch_size,
         "epochs": config.trainer.max_epochs,
     }
@@ -51,18 +51,18 @@ def final_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
 
 
 def add_hyperparameters(
-    writer: SummaryWriter, parameters: dict[str, Any], metrics: dict[str, float]
+    writer: SummaryWriter, parameters: dict[str, Any], metrics: dict[str, float], step: int
 ) -> None:
-    """Write a run's row of the HParams tab, with its metrics as scalars below ``end/``.
+    """Write a run's row of the HParams tab, with its metrics as scalars below ``summary/``.
 
     TensorBoard makes the columns from all runs, those that differ first, as long as no run
     announces any (as `SummaryWriter.add_hparams` would: the first one's would count for all). It
     shows the first five metrics in the order of the alphabet, which these are by their name.
     """
-    tags = {f"end/{key}": value for key, value in metrics.items()}
+    tags = {f"summary/{key}": value for key, value in metrics.items()}
     _, begin, end = hparams(parameters, tags)
     for tag, value in tags.items():
-        writer.add_scalar(tag, value)
+        writer.add_scalar(tag, value, step)  # where a run went on, the last counts
     for summary in (begin, end):
         writer._get_file_writer().add_summary(summary)
     writer.flush()

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
-from rni_pl.data.batches import EpochLoader
+from rni_pl.data.batches import EpochLoader, seeded
 from rni_pl.data.splits import train_val_split
 from rni_pl.errors import DataError
 
@@ -24,6 +25,7 @@ class ClassificationData(pl.LightningDataModule, ABC):
         split_seed: of the validation split; None: `seed`.
         val_fraction: share of the training images that validates, see `train_val_split`; 0: the
             test set picks the best epoch.
+        overfit: if not 0, only so many training images, which validate and test as well.
         name: what the data set is called in summaries.
         root: folder of its files.
         mean, std: of each channel, by which pixels in [0, 1] are normalised.
@@ -42,13 +44,14 @@ class ClassificationData(pl.LightningDataModule, ABC):
 
     def __init__(
         self, batch_size: int = 64, eval_batch_size: int = 500, seed: int = 0,
-        split_seed: int | None = None, val_fraction: float = 0.1, name: str = "",
+        split_seed: int | None = None, val_fraction: float = 0.1, overfit: int = 0, name: str = "",
         root: str = "data", mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.seed, self.split_seed = seed, seed if split_seed is None else split_seed
-        self.val_fraction, self.name, self.root = val_fraction, name, root
+        self.val_fraction, self.overfit = val_fraction, overfit
+        self.name, self.root = name, root
         self.mean, self.std = list(mean or []), list(std or [])
         self.classes: Sequence[str] = ()
         self.watch_test = False
@@ -65,7 +68,10 @@ class ClassificationData(pl.LightningDataModule, ABC):
         if len(classes) < 2:
             raise DataError(f"there is only one class ({', '.join(classes)}); needed: at least 2")
         self.train, self.val = train, self.test
-        if self.val_fraction:
+        if self.overfit:
+            order = torch.randperm(len(train), generator=seeded(self.split_seed))
+            self.train = self.val = self.test = train.take(order[: self.overfit])
+        elif self.val_fraction:
             self.train, self.val = train_val_split(train, self.val_fraction, self.split_seed)
         self.classes = classes
 

@@ -26,7 +26,8 @@ from rni_pl.runs.files import CONFIG
 OF_ONE_COMMAND: dict[str, Any] = {"resume": None, "overwrite": False, "allow": []}
 # Settings that made a run's network, or say what a step and an epoch of it are.
 SETTLED = (
-    "arch.", "prune.", "data.", "method._target_", "init", "seed",
+    "arch.", "prune.", "data.", "method._target_", "optimizer._target_", "scheduler._target_",
+    "init", "seed",
     "trainer.accumulate_grad_batches", "trainer.limit_train_batches",
 )  # fmt: skip
 # Of these, what says only where the images are and how they are read.

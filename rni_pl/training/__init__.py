@@ -1,7 +1,7 @@
 """The two stages of a run: sparsity training, and pruning with fine-tuning.
 
 `sparsity` and `finetuning` tell them from top to bottom. `module` is Lightning's, with its `recipe`
-of optimiser and schedule; `distillation` is another objective for it. `network` makes the network
+of optimiser and schedule (`schedulers`) and its `losses`. `network` makes the network
 to begin with (`warmstart` reads weights of others), `inherit` has fine-tuning take over what the
 network was trained on, `fitting` makes data and trainer, fits and tests. `launch` runs a stage by
 name, in one process or several; `signals` and `sharing` are about the process, `hardware` about the

@@ -21,7 +21,7 @@ from rni_pl.runs import checkpoint, directory, resume
 from rni_pl.runs.files import BEFORE, ORIGIN, SUMMARY, read_json, write_json, write_whole
 from rni_pl.runs.summary import Figures, Outcome, of_finetuning, of_pruning, print_table
 from rni_pl.training import fitting, inherit
-from rni_pl.training.distillation import Distillation
+from rni_pl.training.losses import CrossEntropy, Distillation
 from rni_pl.training.module import Classifier
 from rni_pl.training.sharing import shared
 
@@ -40,21 +40,23 @@ def prune_and_finetune(
     epoch, for watching only.
     """
     last = resume.begin(config)
+    recipe = fitting.make_recipe(config)
     if model is None:
-        classifier = inherit.load(config, last)
+        classifier = inherit.load(config, recipe, last)
         config = config if last else inherit.data_of(config, classifier.spec)
         data = fitting.make_data(config, watch_test)
         inherit.take_data(classifier, config, data)
     else:
         data = fitting.make_data(config, watch_test)
-        classifier = inherit.around(model, method, config, data)
+        classifier = inherit.around(model, method, config, recipe, data)
     fitting.check(config, classifier, data, last)
     pl.seed_everything(config.seed, verbose=False)
     dense, spec = classifier.model, classifier.spec
     pruned, report = (None, None) if last else remove_channels(config, classifier, data)
+    classifier.loss = CrossEntropy.of(data, **config.loss)
     if config.distill.weight:
         teacher = inherit.teacher(config) if last else dense
-        classifier.objective = Distillation(teacher, **config.distill)
+        classifier.loss = Distillation(teacher, **config.distill, hard=classifier.loss)
     history = History()
     trainer = fitting.make_trainer(config, run_dir, [history], report)
     directory.keep_source(config, run_dir)

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
+from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -22,6 +23,7 @@ from rni_pl.callbacks import (
     Continuation,
     EpochLines,
     LastCheckpoint,
+    ModelSummary,
     Monitor,
     StopOnDivergence,
     StopOnSignal,
@@ -38,7 +40,8 @@ from rni_pl.runs import checkpoint
 from rni_pl.runs.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json
 from rni_pl.runs.resume import check_fits, resumed_step
 from rni_pl.training import hardware
-from rni_pl.training.module import Classifier
+from rni_pl.training.module import LOGGED, Classifier
+from rni_pl.training.recipe import Recipe
 from rni_pl.training.sharing import shared
 
 # Values of the data configuration that concern only one run.
@@ -90,6 +93,22 @@ def _loaded(node: DictConfig) -> ClassificationData:
     return data
 
 
+def make_recipe(config: DictConfig) -> Recipe:
+    """Optimiser and schedule, as the groups of these names say.
+
+    Raises:
+        ConfigError: they cannot be made so.
+    """
+    node = config.optimizer.copy()
+    OmegaConf.set_struct(node, False)
+    factor = node.pop("sigbn_lr_factor", Recipe.sigbn_lr_factor)
+    optimizer = make(node, "optimizer", partial)
+    scheduler = make(config.scheduler, "scheduler", partial)
+    recipe = Recipe(optimizer, scheduler, factor)
+    recipe.check()
+    return recipe
+
+
 def plain_data_values(config: DictConfig) -> dict[str, Any]:
     """The data configuration in plain values, as a checkpoint carries it."""
     return {key: value for key, value in plain(config.data).items() if key not in NOT_INHERITED}
@@ -130,6 +149,7 @@ def make_trainer(
     callbacks = [*callbacks, *([EpochLines()] if lines else [])]
     callbacks += _shared_callbacks(config, arguments, run_dir, report)
     del arguments["sync_batchnorm"]
+    arguments["enable_model_summary"] = False  # Lightning's: ours counts MACs
     loggers = [_logger(config, name, run_dir) for name in config.get("logger") or ()]
     try:
         trainer = instantiate(OmegaConf.create(arguments), callbacks=callbacks, logger=loggers)
@@ -174,7 +194,7 @@ def _shared_callbacks(
     folder = run_dir / CHECKPOINTS
     return [
         *([RichProgressBar()] if arguments["enable_progress_bar"] else []),
-        *([RichModelSummary(max_depth=1)] if arguments["enable_model_summary"] else []),
+        *([ModelSummary()] if arguments.pop("enable_model_summary") else []),
         *([SyncBatchNorm()] if arguments["sync_batchnorm"] else []),
         *_chosen_callbacks(config),
         Continuation(),
@@ -201,7 +221,21 @@ def _chosen_callbacks(config: DictConfig) -> list[pl.Callback]:
         make(node, f"callbacks.{name}", pl.Callback)
         for name, node in (config.get("callbacks") or {}).items()
     ]
+    if all(type(one).__module__.startswith("pytorch_lightning.") for one in made):
+        for name, one in zip(config.get("callbacks") or (), made, strict=True):
+            _check_monitor(f"callbacks.{name}", getattr(one, "monitor", None))
     return [one for one in made if config.get("logger") or not isinstance(one, LearningRateMonitor)]
+
+
+def _check_monitor(name: str, monitor: str | None) -> None:
+    """Raise `ConfigError` where a callback waits for a metric that nothing here logs.
+
+    Lightning itself would say so after the first epoch.
+    """
+    ours = (*LOGGED, "images_per_second", "sparsity/penalty")
+    if monitor is None or monitor in ours or monitor.startswith("sparsity/receded_"):
+        return
+    raise ConfigError(f"{name}.monitor={monitor} is not logged; allowed: {', '.join(ours)}")
 
 
 def _quieten() -> None:
@@ -214,7 +248,6 @@ def _quieten() -> None:
         "does not have many workers",
         ours,
         "exists and is not empty",
-        "not supported by the model summary",
     )
     for message in known:
         warnings.filterwarnings("ignore", f".*{message}.*")
@@ -273,10 +306,11 @@ def log_hyperparameters(trainer: pl.Trainer, config: DictConfig, summary: dict[s
     metrics = tensorboard.final_metrics(summary)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            tensorboard.add_hyperparameters(logger.experiment, parameters, metrics)
+            step = trainer.global_step
+            tensorboard.add_hyperparameters(logger.experiment, parameters, metrics, step)
         else:
             logger.log_hyperparams(parameters)
-            logger.log_metrics({f"end/{key}": value for key, value in metrics.items()})
+            logger.log_metrics({f"summary/{key}": value for key, value in metrics.items()})
 
 
 def finished(classifier: Classifier) -> nn.Module:

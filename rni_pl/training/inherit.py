@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
-from rni_pl.config import check, compose_group, plain
+from rni_pl.config import check, compose_group
 from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, RniError, UnknownChoiceError
 from rni_pl.norm import norm_kind
@@ -18,9 +18,10 @@ from rni_pl.runs import checkpoint, resume
 from rni_pl.runs.spec import ModelSpec, check_output
 from rni_pl.training import fitting
 from rni_pl.training.module import Classifier
+from rni_pl.training.recipe import Recipe
 
 
-def load(config: DictConfig, last: Path | None) -> Classifier:
+def load(config: DictConfig, recipe: Recipe, last: Path | None) -> Classifier:
     """The network of `config.checkpoint`, or of the checkpoint that a run resumes from.
 
     Raises:
@@ -29,12 +30,12 @@ def load(config: DictConfig, last: Path | None) -> Classifier:
     if last is None and config.checkpoint is None:
         raise ConfigError("checkpoint is missing: give it as checkpoint=RUN")
     return Classifier.load_from_checkpoint(
-        last or config.checkpoint, allow=list(config.allow), recipe=plain(config.optimizer)
+        last or config.checkpoint, allow=list(config.allow), recipe=recipe
     )
 
 
 def around(
-    model: nn.Module, method: str, config: DictConfig, data: ClassificationData
+    model: nn.Module, method: str, config: DictConfig, recipe: Recipe, data: ClassificationData
 ) -> Classifier:
     """A copy of a network that was given in Python, with what is known of how to build it.
 
@@ -63,7 +64,7 @@ def around(
             )
             spec = replace(spec, arch={}, structure={})
     module = copy.deepcopy(model).cpu().float().train()
-    return Classifier(spec.to_dict(), plain(config.optimizer), module=module)
+    return Classifier(spec.to_dict(), recipe, module)
 
 
 def _builds(spec: ModelSpec, model: nn.Module) -> bool:
@@ -117,8 +118,6 @@ def data_of(config: DictConfig, spec: ModelSpec) -> DictConfig:
     OmegaConf.set_struct(group, False)
     stored = {k: v for k, v in spec.data.items() if k in group and not isinstance(v, dict)}
     stored = {k: v for k, v in stored.items() if k not in fitting.NOT_INHERITED}
-    if "protocol=validation" in config.overrides and not stored.get("val_fraction"):
-        stored.pop("val_fraction", None)  # asked for: the share is the data's own
     for key, values in (("mean", spec.mean), ("std", spec.std)):
         if stored.get(key, values) is None and values:
             stored[key] = list(values)  # measured for the network; it is not measured anew

@@ -1,7 +1,7 @@
 """The one LightningModule: any classifier, its loss, its metrics and its recipe."""
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,11 @@ from rni_pl.norm import scaled_norms
 from rni_pl.pruning.structure import structure_of
 from rni_pl.runs import checkpoint
 from rni_pl.runs.spec import ModelSpec, build
+from rni_pl.training.losses import CrossEntropy, Loss
 from rni_pl.training.recipe import Recipe
 
+LOGGED = ("train/loss", "train/acc", "val/loss", "val/acc")  # after every epoch
 AUXILIARY = 0.3  # weight of an auxiliary head's loss (GoogLeNet: Szegedy et al. 2015, section 5)
-
-# A loss of images (N, 3, H, W), logits (N, classes) and labels (N,).
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def cross_entropy(images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """The usual objective."""
-    return F.cross_entropy(logits, labels)
 
 
 class Classifier(pl.LightningModule):
@@ -36,10 +30,10 @@ class Classifier(pl.LightningModule):
 
     Args:
         spec: description of the network, as of `ModelSpec.to_dict`; kept in every checkpoint.
-        recipe: keyword arguments of `Recipe`.
+        recipe: optimiser and schedule; None: the paper's.
         module: the network itself, if it is built already; otherwise it is built from `spec`.
 
-    `objective` is what is trained for: the cross-entropy, unless a caller sets another.
+    `loss` is what is trained for: the cross-entropy, unless a caller sets another.
 
     Logs, once an epoch, ``{train,val,test}/loss`` and ``/acc`` (fraction in [0, 1]). A second
     validation loader is logged as the test set, for watching only.
@@ -48,15 +42,14 @@ class Classifier(pl.LightningModule):
     def __init__(
         self,
         spec: dict[str, Any],
-        recipe: dict[str, Any] | None = None,
+        recipe: Recipe | None = None,
         module: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        recipe = {} if recipe is None else recipe
-        self.save_hyperparameters({"spec": spec, "recipe": recipe})
-        self.recipe = Recipe(**recipe)
+        self.save_hyperparameters({"spec": spec})
+        self.recipe = Recipe() if recipe is None else recipe
         self.model = build(ModelSpec(**spec)) if module is None else module
-        self.objective: Objective = cross_entropy
+        self.loss: Loss = CrossEntropy()
         self.metrics = nn.ModuleDict(
             {f"{stage}_metrics": _metrics(stage, spec) for stage in ("train", "val", "test")}
         )
@@ -65,11 +58,6 @@ class Classifier(pl.LightningModule):
     def spec(self) -> ModelSpec:
         """Description of the network as it is now."""
         return ModelSpec(**self.hparams["spec"])
-
-    @property  # type: ignore[misc]
-    def example_input_array(self) -> Tensor:
-        """An image as the network takes it, for Lightning's summary."""
-        return next(self.model.parameters()).new_zeros(1, *self.spec.image_shape)
 
     def replace_model(self, model: nn.Module) -> None:
         """Take a pruned network in place of the present one; checkpoints will rebuild it."""
@@ -89,13 +77,13 @@ class Classifier(pl.LightningModule):
         return self.model(images)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The objective on one batch."""
+        """The loss of one batch."""
         images, labels = batch
         output = self(images)
         if isinstance(output, Tensor):
             output = (output,)
         # In training mode some networks put auxiliary heads beside the logits.
-        losses = [self.objective(images, logits, labels) for logits in output if logits is not None]
+        losses = [self.loss(images, logits, labels) for logits in output if logits is not None]
         self._update("train", losses[0], output[0], labels)
         return (losses[0] + AUXILIARY * sum(losses[1:])) * self._weight(len(labels))
 
@@ -133,7 +121,7 @@ class Classifier(pl.LightningModule):
         """The recipe's optimiser, with its schedule by step."""
         optimizer = self._optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = self.recipe.schedule(optimizer, steps)
+        scheduler = self.recipe.scheduler(optimizer, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"},
@@ -145,13 +133,13 @@ class Classifier(pl.LightningModule):
         plugin = self.trainer.precision_plugin
         scales_loss = getattr(plugin, "scaler", None) is not None
         clips = isinstance(plugin, MixedPrecision) and bool(self.trainer.gradient_clip_val)
-        return self.recipe.optimizer(self.model, fused=not (scales_loss or clips))
+        return self.recipe.optimizer_of(self.model, fused=not (scales_loss or clips))
 
     def on_train_start(self) -> None:
         """Have a run that goes on follow the recipe as it is now, not the one it was saved with."""
         (config,) = self.trainer.lr_scheduler_configs
         optimizer = self._optimizer()
-        schedule = self.recipe.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = self.recipe.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of steps of the schedule without the optimiser's
             for _ in range(self.trainer.global_step):
@@ -191,7 +179,7 @@ class Classifier(pl.LightningModule):
     ) -> "Classifier":
         """Rebuild module and network, dense or pruned, from one of our checkpoints.
 
-        Lightning's signature; `overrides` replace hyper-parameters (``recipe=...``), and `allow`
+        Lightning's signature; `overrides` are further arguments (``recipe=...``), and `allow`
         names further networks that the checkpoint may build, see `rni_pl.load_model`. Only plain
         data is ever read, whatever ``weights_only`` says.
         """
@@ -200,8 +188,7 @@ class Classifier(pl.LightningModule):
         contents = checkpoint.read(checkpoint_path, allow)
         spec = checkpoint.spec_of(contents)
         model = checkpoint.build_with_weights(spec, contents["state_dict"], checkpoint_path)
-        arguments = {**contents["hyper_parameters"], **overrides, "module": model}
-        module = cls(**arguments)
+        module = cls(contents["hyper_parameters"]["spec"], **overrides, module=model)
         return module if map_location is None else module.to(map_location)
 
     def _evaluate(self, stage: str, batch: Any) -> None:

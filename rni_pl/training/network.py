@@ -19,11 +19,16 @@ from rni_pl.regularisers import Regulariser
 from rni_pl.runs.spec import BRINGS_WEIGHTS, WEIGHT_ARGUMENTS, ModelSpec, build, check_output
 from rni_pl.training import fitting
 from rni_pl.training.module import Classifier
+from rni_pl.training.recipe import Recipe
 from rni_pl.training.warmstart import has_sigbn, load_state, read_state
 
 
 def new_classifier(
-    config: DictConfig, data: ClassificationData, regulariser: Regulariser, warm: bool = True
+    config: DictConfig,
+    data: ClassificationData,
+    regulariser: Regulariser,
+    recipe: Recipe,
+    warm: bool = True,
 ) -> Classifier:
     """A freshly initialised network for the data at hand, as the method wants its norm layers.
 
@@ -57,7 +62,7 @@ def new_classifier(
     # Checkpoints bring their own weights: what fetched the first ones is left out of them.
     spec.arch = cold
     model.model_spec = spec  # type: ignore[assignment]
-    return Classifier(spec.to_dict(), plain(config.optimizer), module=model)
+    return Classifier(spec.to_dict(), recipe, model)
 
 
 def _starting(spec: ModelSpec, init: str | None) -> nn.Module:

@@ -11,6 +11,7 @@ from rni_pl.runs import directory, resume
 from rni_pl.runs.files import SUMMARY, write_json
 from rni_pl.runs.summary import Figures, Outcome, of_training
 from rni_pl.training import fitting
+from rni_pl.training.losses import CrossEntropy
 from rni_pl.training.network import new_classifier
 
 
@@ -21,9 +22,11 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     """
     last = resume.begin(config)
     regulariser = fitting.make(config.method, "method", Regulariser)
+    recipe = fitting.make_recipe(config)
     data = fitting.make_data(config, watch_test)
     pl.seed_everything(config.seed, verbose=False)
-    classifier = new_classifier(config, data, regulariser, warm=last is None)
+    classifier = new_classifier(config, data, regulariser, recipe, warm=last is None)
+    classifier.loss = CrossEntropy.of(data, **config.loss)
     fitting.check(config, classifier, data, last)
     history = History()
     trainer = fitting.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])

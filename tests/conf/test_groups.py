@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, SHORT
+from left_by_runs import stop_after
 
 FEW = ("arch=resnet20", "data=digits", "debug=few_batches", "hydra.run.dir=run")
 
@@ -74,6 +76,80 @@ def test_early_stopping_is_a_choice(command: Callable) -> None:
 def test_without_callbacks_no_learning_rate_is_logged(command: Callable) -> None:
     assert command("train", *FEW, "logger=csv", "callbacks=none").status == 0
     assert "lr/weights" not in Path("run/csv/version_0/metrics.csv").read_text()
+
+
+def test_a_metric_that_nothing_logs_is_found_before_training(command: Callable) -> None:
+    given = ("callbacks=early_stopping", "callbacks.early_stopping.monitor=val/accuracy")
+    done = command("train", *FEW, *given)
+    assert done.status == 2
+    assert "callbacks.early_stopping.monitor=val/accuracy is not logged; allowed: " in done.err
+    assert not Path("run").exists()
+
+
+def test_averaged_weights_are_kept_and_go_on(command: Callable) -> None:
+    """What is kept is not what is trained, and a run goes on from the weights that are trained."""
+    ema = ("callbacks=ema", "callbacks.ema.decay=0.9", *FEW[:2], *SHORT, "trainer.max_epochs=2")
+    done = command("train", *ema, "hydra.run.dir=whole")
+    assert done.status == 0, done.err
+    whole = torch.load("whole/checkpoints/last.ckpt", weights_only=True)
+    kept, trained = whole["state_dict"], whole["current_model_state"]
+    assert not torch.equal(kept["model.fc.weight"], trained["model.fc.weight"])
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch)
+        assert "interrupted" in command("train", *ema, "hydra.run.dir=parts").err
+    done = command("train", "resume=parts")
+    assert done.status == 0, done.err
+    parts = torch.load("parts/checkpoints/last.ckpt", weights_only=True)
+    for part in ("state_dict", "current_model_state"):
+        for key, value in whole[part].items():
+            assert torch.equal(parts[part][key], value), (part, key)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("scheduler", ["multistep", "cosine", "onecycle"])
+def test_optimisers_and_schedules(command: Callable, optimizer: str, scheduler: str) -> None:
+    done = command("train", *FEW, f"optimizer={optimizer}", f"scheduler={scheduler}")
+    assert done.status == 0, done.err
+    state = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
+    moments = {key for values in state["state"].values() for key in values}
+    assert moments >= ({"momentum_buffer"} if optimizer == "sgd" else {"exp_avg", "exp_avg_sq"})
+
+
+def test_an_optimiser_of_ones_own(command: Callable) -> None:
+    mine = ("optimizer=adamw", "~optimizer.betas", "optimizer._target_=torch.optim.RMSprop")
+    done = command("train", *FEW, *mine)
+    assert done.status == 0, done.err
+    state = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]
+    assert "square_avg" in state["state"][0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("optimizer.momentum=0",), "optimizer: Nesterov momentum requires a momentum"),
+        (("+optimizer.foo=1",), "optimizer: "),
+        (("scheduler.milestones=[2]",), "scheduler.milestones=[2] is not allowed"),
+        (("scheduler.gamma=-1",), "scheduler.gamma=-1 is not allowed"),
+        (("scheduler=onecycle", "scheduler.pct_start=3"), "scheduler: "),
+        (("loss.class_weights=[1,2]",), "loss.class_weights has 2 numbers, for 10 classes"),
+        (("loss.class_weights=[1,-2]",), "loss.class_weights=[1, -2] is not allowed"),
+        (("loss.label_smoothing=1",), "loss.label_smoothing=1 is not allowed"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_refused(
+    command: Callable, settings: tuple[str, ...], message: str
+) -> None:
+    done = command("train", *FEW, *settings)
+    assert done.status == 2
+    assert message in done.err
+    assert not Path("run").exists()
+
+
+def test_few_images_are_learnt_by_heart(command: Callable) -> None:
+    few = (*FEW[:2], "debug=overfit", "data.overfit=32", "trainer.max_epochs=2")
+    assert command("train", *few, "hydra.run.dir=run").status == 0
+    run = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert run["callbacks"]["Continuation"]["images"] == [32, 32, 32]
 
 
 @pytest.mark.parametrize("argument", ["+trainer.callbacks=[]", "+trainer.logger=true"])

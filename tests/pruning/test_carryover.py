@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
-from test_pruning import difference, randomise
+from masking import difference, randomise
 from torch import nn
 from torch.nn import functional as F
 

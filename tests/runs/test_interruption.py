@@ -100,11 +100,11 @@ def test_a_signal_stops_the_whole_sweep(work: Path) -> None:
     (work / "out").unlink(missing_ok=True)
     child = start(work, "train", "-m", *SHORT_RUN, "seed=1,2,3", "hydra.sweep.dir=sweep",
                   "trainer.max_epochs=200")  # fmt: skip
-    appear(work / "sweep" / "0" / "checkpoints" / "last.ckpt")
+    appear(work / "sweep" / "seed-1" / "checkpoints" / "last.ckpt")
     os.kill(child.pid or 0, signal.SIGTERM)
     child.join()
     assert child.exitcode == 143
-    assert [path.name for path in (work / "sweep").iterdir() if path.is_dir()] == ["0"]
+    assert [path.name for path in (work / "sweep").iterdir() if path.is_dir()] == ["seed-1"]
     assert "Traceback" not in (work / "out").read_text()
 
 

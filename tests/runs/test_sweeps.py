@@ -18,6 +18,7 @@ from rni_pl.training import fitting
 
 DIGITS = ("arch=resnet20", "data=digits", "data.root=/data", *SHORT)
 SWEEP = ("-m", *DIGITS, "method=rni,l1", "hydra.sweep.dir=sweep")
+JOBS = ("method-rni", "method-l1")
 TIMES = {"seconds", "images_per_second"}
 
 
@@ -35,17 +36,19 @@ def copied(swept: Path, tmp_path: Path) -> Path:
 
 
 def test_finished_jobs_are_skipped(command: Callable, copied: Path) -> None:
-    files = {file: file.stat().st_mtime_ns for job in "01" for file in (copied / job).rglob("*")}
-    (copied / "1" / "summary.json").unlink()
-    shutil.rmtree(copied / "1" / "checkpoints")  # as if killed before there were any
-    with pytest.warns(UserWarning, match="1 holds no checkpoint yet: starting from its beginning"):
+    files = {file: file.stat().st_mtime_ns for job in JOBS for file in (copied / job).rglob("*")}
+    (copied / JOBS[1] / "summary.json").unlink()
+    shutil.rmtree(copied / JOBS[1] / "checkpoints")  # as if killed before there were any
+    with pytest.warns(
+        UserWarning, match="method-l1 holds no checkpoint yet: starting from its beginning"
+    ):
         finished = command("train", *SWEEP)
     assert finished.status == 0
     assert finished.out.count("is finished: skipped") == 1
     for file, before in files.items():
-        if file.is_relative_to(copied / "0"):
+        if file.is_relative_to(copied / JOBS[0]):
             assert file.stat().st_mtime_ns == before
-    assert summary(copied / "1")["method"] == "l1"
+    assert summary(copied / JOBS[1])["method"] == "l1"
 
 
 def test_unfinished_jobs_go_on(command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +58,7 @@ def test_unfinished_jobs_go_on(command: Callable, monkeypatch: pytest.MonkeyPatc
         interrupted = command("train", *SWEEP, *longer)
     assert interrupted.status == 2
     assert interrupted.err.count("error: interrupted") == 2  # the second ran all the same
-    assert not Path("sweep/1/summary.json").exists()
+    assert not Path("sweep", JOBS[1], "summary.json").exists()
 
     started_from: list[Path] = []
     fit = fitting.fit
@@ -68,25 +71,28 @@ def test_unfinished_jobs_go_on(command: Callable, monkeypatch: pytest.MonkeyPatc
     resumed = command("train", *SWEEP, *longer)
     assert resumed.status == 0, resumed.err
     last = Path("checkpoints/last.ckpt")
-    assert started_from == [Path("sweep").absolute() / job / last for job in "01"]
-    assert [summary(Path("sweep") / job)["epochs"] for job in "01"] == [2, 2]
+    assert started_from == [Path("sweep").absolute() / job / last for job in JOBS]
+    assert [summary(Path("sweep") / job)["epochs"] for job in JOBS] == [2, 2]
 
 
 def test_another_configuration_is_refused(command: Callable, copied: Path) -> None:
-    before = (copied / "0" / "config.yaml").read_text()
+    before = (copied / JOBS[0] / "config.yaml").read_text()
     finished = command("train", *SWEEP, "optimizer.lr=0.05")
     assert finished.status == 2
     assert finished.err.count("error: ") == 2
-    assert "sweep/0 holds a run of another configuration (optimizer.lr=0.1 there)" in finished.err
+    assert (
+        "sweep/method-rni holds a run of another configuration (optimizer.lr=0.1 there)"
+        in finished.err
+    )
     assert "overwrite=true" in finished.err
-    assert (copied / "0" / "config.yaml").read_text() == before
-    assert summary(copied / "0")["method"] == "rni"
+    assert (copied / JOBS[0] / "config.yaml").read_text() == before
+    assert summary(copied / JOBS[0])["method"] == "rni"
 
 
 def test_a_sweep_overwrites_where_asked(command: Callable, copied: Path) -> None:
     again = command("train", *SWEEP, "overwrite=true", "seed=1")
     assert again.status == 0
-    assert [summary(copied / job)["seed"] for job in "01"] == [1, 1]
+    assert [summary(copied / job)["seed"] for job in JOBS] == [1, 1]
 
 
 @pytest.mark.parametrize("given", ["hparams_search=optuna", "launch=joblib"])
@@ -119,9 +125,9 @@ def test_errors_that_do_not_survive_pickling() -> None:
     assert _portable(kept) is kept
 
 
-@pytest.mark.parametrize("choice", ["joblib", "submitit_local", "slurm", "ray", "optuna"])
+@pytest.mark.parametrize("choice", ["joblib", "slurm", "optuna"])
 def test_launchers_compose(choice: str) -> None:
-    plugin = {"slurm": "submitit", "submitit_local": "submitit"}.get(choice, choice)
+    plugin = {"slurm": "submitit"}.get(choice, choice)
     kind = "sweeper" if choice == "optuna" else "launcher"
     pytest.importorskip(f"hydra_plugins.hydra_{plugin}_{kind}")
     group = "hparams_search" if choice == "optuna" else "launch"
@@ -137,19 +143,21 @@ def test_launchers_give_what_the_serial_sweep_gives(
 ) -> None:
     """And a job that fails in a process of its own is reported, and stops no other."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.removesuffix('_local')}_launcher")
-    train = (str(ROOT / "train.py"), *SWEEP, f"launch={launcher}")
+    train = (str(ROOT / "train.py"), *SWEEP, f"hydra/launcher={launcher}")
     bad = "data.val_fraction=0.1,0.0001"
     done = run_python(*train, bad, cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.status == 2
     assert "error: data.val_fraction=0.0001" in done.err
     assert "Traceback" not in done.err
     sweep = tmp_path / "sweep"
-    for job, serial in (("0", "0"), ("2", "1")):
-        one, other = summary(swept / serial), summary(sweep / job)
+    for job in JOBS:
+        one, other = summary(swept / job), summary(sweep / f"{job}_data.val_fraction-0.1")
         assert {key for key in one if one[key] != other[key]} <= TIMES
-    assert not (sweep / "1" / "summary.json").exists()
-    theirs = {"multirun.yaml", ".submitit"}
-    assert {path.name for path in sweep.iterdir()} - theirs <= set("0123")
+    bad = [f"{job}_data.val_fraction-0.0001" for job in JOBS]
+    assert not any((sweep / job / "summary.json").exists() for job in bad)
+    theirs = {"multirun.yaml", ".submitit", *bad}
+    good = {f"{job}_data.val_fraction-0.1" for job in JOBS}
+    assert {path.name for path in sweep.iterdir()} - theirs == good
     assert {path.name for path in tmp_path.iterdir()} == {"sweep"}
 
 
@@ -183,7 +191,7 @@ def test_a_fault_in_a_process_of_its_own_is_one_line_and_stops_no_other(tmp_path
     assert "error: unexpected Local: torn" in done.err
     assert "Traceback" not in done.err
     assert "this makes no configuration" not in done.err
-    assert (tmp_path / "sweep" / "1" / "summary.json").is_file()
+    assert (tmp_path / "sweep" / "seed-0" / "summary.json").is_file()
 
 
 def test_search_maximises_validation_accuracy(command: Callable) -> None:

@@ -46,7 +46,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
     prune = (*STEPS, "prune.recalibrate=1", "prune.absorb=true", "allow=[ranks.shallow_net]")
     done = run_python(
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        str(ROOT / "tests" / "watched.py"), str(tmp_path),
+        str(ROOT / "tests" / "helpers" / "watched.py"), str(tmp_path),
         "train", *train, f"hydra.run.dir={tmp_path}/two", "--",
         "prune", f"checkpoint={tmp_path}/two", *prune, f"hydra.run.dir={tmp_path}/two_half",
         OMP_NUM_THREADS="1",
@@ -107,10 +107,11 @@ def test_sweep_of_three_jobs_with_two_processes_each(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.status == 0, done.err
     assert done.err.count("MEMBER: 2/2") == 3
-    methods = [summary(tmp_path / "sweep" / str(job))["method"] for job in range(3)]
-    assert methods == ["rni", "l1", "ucs"]
+    methods = ["rni", "l1", "ucs"]
+    jobs = [f"method-{name}" for name in methods]
+    assert [summary(tmp_path / "sweep" / job)["method"] for job in jobs] == methods
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep", "temporary"]
-    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {*"012", "multirun.yaml"}
+    assert {path.name for path in (tmp_path / "sweep").iterdir()} == {*jobs, "multirun.yaml"}
     torchs_own = "torchinductor_"  # torch makes it for each user when it is imported
     assert not [p.name for p in temporary.iterdir() if not p.name.startswith(torchs_own)]
 
@@ -140,7 +141,7 @@ def test_two_machines(tmp_path: Path, starter: Callable) -> None:
 
     def start(rank: int) -> Finished:
         arguments, environment = starter(rank, port)
-        found = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+        found = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
         environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": found, **environment}
         return run_python(*arguments, script, *settings, *nodes, cwd=tmp_path, **environment)
 

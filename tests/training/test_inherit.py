@@ -108,7 +108,7 @@ def test_more_images_for_validation_are_said(trained: Path, data: list[str]) -> 
 def test_a_validation_split_of_a_network_that_had_none_is_said(trained: Path) -> None:
     spec = checkpoint.load_model(trained).model_spec
     spec.data["val_fraction"] = 0.0
-    settings = [f"checkpoint={trained}", "protocol=validation"]
+    settings = [f"checkpoint={trained}", "data.val_fraction=0.1"]
     with pytest.warns(UserWarning, match="val_fraction=0.1: the network was trained with 0.0"):
         inherit.data_of(compose_config("prune", settings), spec)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SHORT
 from made_up_runs import Cells, report
-from test_pruning import difference, randomise
+from masking import difference, randomise
 from torch import nn
 
 import rni_pl

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_pruning import randomise
+from masking import randomise
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
