@@ -14,7 +14,7 @@ if TYPE_CHECKING:
         SigmoidBatchNorm3d,
         convert_batchnorm,
     )
-    from rni_pl.pruning import prune
+    from rni_pl.pruning import prune, prune_in_place
     from rni_pl.runs.checkpoint import load_model
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ _HOMES = {
     "models": "rni_pl.models",
     "prune": "rni_pl.pruning",
     "prune_finetune": "rni_pl.api",
+    "prune_in_place": "rni_pl.pruning",
     "rni_penalty": "rni_pl.regularisers",
     "train": "rni_pl.api",
 }
@@ -48,6 +49,7 @@ __all__ = [
     "models",
     "prune",
     "prune_finetune",
+    "prune_in_place",
     "rni_penalty",
     "train",
 ]

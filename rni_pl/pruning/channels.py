@@ -20,6 +20,8 @@ class Channels:
     """All that is known of a network's channels, of however many runs.
 
     Attributes:
+        by_rows: layers that make channels rank them, whose rows and biases are 0 where a channel is
+            removed; else norm layers do, by their scales.
         union: which ids can only go together.
         parameters: name of a parameter or buffer -> the ids along its dimensions.
         layers: layers with weights for channels, by name.
@@ -33,6 +35,7 @@ class Channels:
         unfollowed: layer -> what of it could not be followed.
     """
 
+    by_rows: bool = False
     union: UnionFind = field(default_factory=UnionFind)
     parameters: dict[str, Label] = field(default_factory=dict)
     layers: dict[str, LayerChannels] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from rni_pl.errors import PruningError
 from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.ids import NO_IDS, Label, all_ids, collapse
-from rni_pl.pruning.ops import Misfit, Op
+from rni_pl.pruning.ops import AnotherOperation, Misfit, Op
 from rni_pl.pruning.propagate import Propagation
 from rni_pl.pruning.run import Example, Run, twin, without_content
 from rni_pl.pruning.surgery import Cut
@@ -53,7 +53,7 @@ class Check(Run):
             raise Misfit("was not carried out before")
         before = self.expected[len(self.ops) - 1]
         if op.info is not before.info or len(op.tensors) != len(before.made_by):
-            raise Misfit("is another operation than before")
+            raise AnotherOperation("is another operation than before")
         for x, then in zip(op.tensors, before.made_by, strict=True):
             now = self.made_by(x)
             constants = isinstance(now, Tensor) and isinstance(then, Tensor)
@@ -151,8 +151,8 @@ def fits(
         for meta in (False, True) if real and not graph.real else (not real,):
             check = Check(meta, expected, kept, graph.real)
             error = check.of(_smaller(graph, cut, pruned, not meta), example, training)
-            if error is None or isinstance(error, Misfit):
-                break  # other errors may be of values, which are not what is checked
+            if error is None or type(error) is Misfit:
+                break  # others may be of values, which are not what is checked
         if error is not None:
             _fix_misfit(graph, error, check)
             return None
@@ -191,8 +191,9 @@ def _way_of_masked(graph: DependencyGraph, cut: Cut, training: bool) -> list[Op]
 def masked(graph: DependencyGraph, cut: Cut) -> dict[str, Tensor]:
     """The parameters of the network in which what is cut is 0 instead, as far as they differ.
 
-    The scales of removed channels and the affine parameters that follow are at 0; where a channel
-    is a constant then, so are the weights that read it.
+    The scales of removed channels, or the rows and biases that make them where these rank them, and
+    the affine parameters that follow are at 0; where a channel is a constant then, so are the
+    weights that read it.
     """
     weights = {name for name, _ in graph.channels.columns}
     constant = torch.zeros(graph.channels.union.size, dtype=torch.bool, device="cpu")
@@ -201,14 +202,15 @@ def masked(graph: DependencyGraph, cut: Cut) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, masks in cut.left.items():
         parameter, label = graph.parts.tensors[name], graph.channels.parameters[name]
-        if not isinstance(parameter, nn.Parameter) or (name in weights and not any_constant):
+        spared = name in weights and not any_constant and not graph.channels.by_rows
+        if not isinstance(parameter, nn.Parameter) or spared:
             continue
         for dim, mask in masks.items():
             gone = ~mask.kept
-            if name in weights:
-                if (name, dim) not in graph.channels.columns:
-                    continue
+            if (name, dim) in graph.channels.columns:
                 gone &= constant[label.axes[dim].ids]
+            elif name in weights and not graph.channels.by_rows:
+                continue
             index = gone.nonzero().flatten().to(parameter.device)
             silent = label.silent_at or 0.0
             found[name] = found.get(name, parameter.detach()).index_fill(dim, index, silent)

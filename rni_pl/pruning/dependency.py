@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rni_pl.pruning.channels import Channels, LayerChannels
 from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.ids import all_ids
+from rni_pl.pruning.importance import makes_rows, rows_of
 from rni_pl.pruning.ops import Op
 from rni_pl.pruning.run import Example
 
@@ -27,7 +28,9 @@ class DependencyGraph:
         example: what it was run on.
         group_of: the dependency group of each id; group 0 is all that has to stay.
         layers: layer -> the groups of the channels that it reads and makes.
-        scaled: norm layers whose scales rank channels, in forward order.
+        scaled: norm layers whose scales silence channels, in forward order.
+        ranked: layers whose channels are ranked, in forward order: these, or those that make
+            channels.
         reasons: group -> why it has to stay.
         coupled: group tied by residual additions -> one such addition.
         size: the number of groups.
@@ -44,6 +47,7 @@ class DependencyGraph:
     group_of: Tensor = field(default_factory=lambda: torch.zeros(1, dtype=torch.long, device="cpu"))
     layers: dict[str, LayerChannels] = field(default_factory=dict)
     scaled: list[str] = field(default_factory=list)
+    ranked: list[str] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     coupled: dict[int, str] = field(default_factory=dict)
     size: int = 1
@@ -71,8 +75,21 @@ class DependencyGraph:
             for name, each in channels.layers.items()
         }
         self.scaled = [name for name in channels.scaled if name in self.layers]
+        self.ranked = self._makers() if channels.by_rows else self.scaled
         self.reasons = self._first(channels.fixed)
         self.coupled = self._first(channels.coupled)
+
+    def _makers(self) -> list[str]:
+        """Layers with a weight whose rows make channels."""
+        modules = self.parts.modules
+        return [
+            name for name, layer in self.layers.items()
+            if makes_rows(modules[name]) and len(rows_of(modules[name])) == len(layer.outputs)
+        ]  # fmt: skip
+
+    def title(self, layer: str) -> str:
+        """What a ranked layer is called: by the norm layer behind it, where there is one."""
+        return layer if layer in self.scaled else self.norm_behind(layer) or layer
 
     def _first(self, noted: list[tuple[Tensor, str]]) -> dict[int, str]:
         """What was noted first about each group."""

@@ -75,11 +75,11 @@ def _grouped(
         run.bind(weight, 1, zeros(weight.size(1)))
     if reads.size(1) > 1:
         run.tie(reads[:, :1].expand_as(reads), reads)
-    first = reads[:, 0]
+    first, biased = reads[:, 0], bias is not None and not run.channels.by_rows
     run.tie(first if makes.size(1) == 1 else first.repeat_interleave(makes.size(1)), outputs.ids)  # type: ignore[arg-type]
     if inputs.loud is False:
-        return Axis(outputs.ids, loud=bias is not None)
-    loud = (inputs.signed.view(groups, -1) < 0).any(1, keepdim=True) | (bias is not None)
+        return Axis(outputs.ids, loud=biased)
+    loud = (inputs.signed.view(groups, -1) < 0).any(1, keepdim=True) | biased
     return Axis(outputs.ids, loud.expand_as(makes).flatten())
 
 
@@ -88,8 +88,8 @@ def _outputs_of_transposed(run: Propagation, count: int, bias: Any) -> Axis:
     if bias is not None:
         return run.rows(bias, 0)
     if known is not None:  # an earlier call, or an earlier run, has begun them
-        return Axis(known.outputs, loud=True)
-    return Axis(run.new(count), loud=True)
+        return Axis(known.outputs, loud=not run.channels.by_rows)
+    return Axis(run.new(count), loud=not run.channels.by_rows)
 
 
 @rule("linear")

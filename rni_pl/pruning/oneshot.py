@@ -1,14 +1,20 @@
 """One-shot pruning: find dependencies, score, select, remove, verify."""
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from rni_pl.pruning.absorb import Absorbed, absorb_constants
+from rni_pl.errors import PruningError
+from rni_pl.pruning import planfile
+from rni_pl.pruning.absorb import absorb_constants
 from rni_pl.pruning.check import fits
 from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
+from rni_pl.pruning.importance import Importance
 from rni_pl.pruning.plan import Plan, PruningOptions, make_plan
+from rni_pl.pruning.plan import ignore as keep_ignored
 from rni_pl.pruning.report import PruningReport, report_of
 from rni_pl.pruning.run import Example
 from rni_pl.pruning.surgery import Cut, remove
@@ -19,7 +25,7 @@ from rni_pl.pruning.verify import compare
 def prune(
     model: nn.Module,
     example_inputs: Any,
-    ratio: float | str,
+    ratio: float | str | None = None,
     scope: str = "global",
     *,
     example_kwargs: dict[str, Any] | None = None,
@@ -27,6 +33,11 @@ def prune(
     target: str = "channels",
     round_to: int = 1,
     min_channels: int = 3,
+    max_ratio: float | None = None,
+    ratios: Mapping[str, float] | None = None,
+    ignore: Sequence[str] = (),
+    importance: str | Importance | Callable[[nn.Module], Tensor] = "scale",
+    plan: Mapping[str, Any] | None = None,
     absorb: bool = False,
     verify: bool = True,
 ) -> tuple[nn.Module, PruningReport]:
@@ -46,6 +57,13 @@ def prune(
         round_to: of the channels that can go, every pruned layer keeps a multiple of this many, or
             all. Where a norm layer holds some that have to stay, these come on top.
         min_channels: what every layer keeps at least (fewer if it has fewer).
+        max_ratio: what every layer loses at most, in [0, 1).
+        ratios: name or pattern of layers -> the share that each of them loses by its own scores,
+            whatever `ratio` and `scope` say of the others; the first pattern that matches counts.
+        ignore: names or patterns of layers that keep all channels; a module stands for all in it.
+        importance: what channels are ranked by: a name of `IMPORTANCES`, an `Importance`, or a
+            function of a layer that gives a score for each of its channels.
+        plan: in place of `ratio`, what an earlier report's `plan` says, edited or not.
         absorb: fold the constants that removed channels would still emit into what follows.
         verify: compare the outputs on the example with those of the masked network.
 
@@ -61,12 +79,55 @@ def prune(
     channels at 0, wherever activations make 0 of 0. One that does not (sigmoid, ``clamp(min=1)``)
     makes a constant of a removed channel, which is gone, too, unless `absorb` folds it in.
     """
-    options = PruningOptions(ratio, scope, coupled, target, round_to, min_channels)
-    graph = trace(model, Example.of(example_inputs, example_kwargs))
-    plan, pruned = plan_that_fits(graph, options, verify)
-    network = pruned.network
-    absorbed: Absorbed | None = absorb_constants(network, graph, plan.keep) if absorb else None
-    return network, report_of(graph, plan, options, pruned, absorbed)
+    done = removal(
+        model, example_inputs, ratio, scope=scope, example_kwargs=example_kwargs, coupled=coupled,
+        target=target, round_to=round_to, min_channels=min_channels, max_ratio=max_ratio,
+        ratios=dict(ratios or {}), ignore=ignore, importance=importance, plan=plan,
+        absorb=absorb, verify=verify,
+    )  # fmt: skip
+    return done.pruned.network, done.report
+
+
+@dataclass
+class Removal:
+    """What a network was pruned by, and what came of it."""
+
+    graph: DependencyGraph
+    plan: Plan
+    pruned: Parts
+    report: PruningReport
+
+
+def removal(
+    model: nn.Module,
+    example_inputs: Any,
+    ratio: float | str | None,
+    *,
+    example_kwargs: dict[str, Any] | None = None,
+    plan: Mapping[str, Any] | None = None,
+    absorb: bool = False,
+    verify: bool = True,
+    **settings: Any,
+) -> Removal:
+    """Trace, select (or take the plan that is given), remove, verify; see `prune`."""
+    if (ratio is None) == (plan is None):
+        raise PruningError("either a ratio is given, or a plan")
+    options = PruningOptions("plan" if ratio is None else ratio, **settings)
+    example = Example.of(example_inputs, example_kwargs)
+    if plan is None:
+        graph = trace(model, example, not options.importance.of_scales)
+        keep_ignored(graph, options.ignore)
+        selected, pruned = plan_that_fits(graph, options, verify)
+    else:
+        by_rows, kept = planfile.read(plan, Parts.of(model))
+        graph = trace(model, example, by_rows)
+        selected = planfile.keep_of(graph, kept)
+        pruned = pruned_by(graph, selected, verify)  # type: ignore[assignment]
+        if pruned is None:
+            raise PruningError("the plan does not fit: what it removes would have to stay")
+    absorbed = absorb_constants(pruned.network, graph, selected.keep) if absorb else None
+    report = report_of(graph, selected, options, pruned, absorbed)
+    return Removal(graph, selected, pruned, report)
 
 
 def plan_that_fits(
@@ -79,12 +140,23 @@ def plan_that_fits(
     """
     while True:
         plan = make_plan(graph, options)
-        cut = Cut.of(graph, plan.keep)
-        tensors = cut.tensors(graph.parts)
-        outputs = fits(graph, plan.keep, cut, tensors if verify else None)
-        if outputs is None:
-            continue
-        pruned = remove(graph.parts, cut, tensors)
-        if verify and cut.left:
-            compare(graph, cut, pruned, outputs)
-        return plan, pruned
+        pruned = pruned_by(graph, plan, verify)
+        if pruned is not None:
+            return plan, pruned
+
+
+def pruned_by(graph: DependencyGraph, plan: Plan, verify: bool) -> Parts | None:
+    """The network without what a plan removes; None where that does not fit, which is kept then.
+
+    Raises:
+        PruningError: with `verify`, where it would compute something else than the masked one.
+    """
+    cut = Cut.of(graph, plan.keep)
+    tensors = cut.tensors(graph.parts)
+    outputs = fits(graph, plan.keep, cut, tensors if verify else None)
+    if outputs is None:
+        return None
+    pruned = remove(graph.parts, cut, tensors)
+    if verify and cut.left:
+        compare(graph, cut, pruned, outputs)
+    return pruned

@@ -20,6 +20,10 @@ class Misfit(Exception):
     """An operation of the pruned network that is not what it was, less the channels removed."""
 
 
+class AnotherOperation(Misfit):
+    """It is another one altogether: torch itself may choose by whether tensors have values."""
+
+
 class Op:
     """An operation that is carried out, and what it did.
 

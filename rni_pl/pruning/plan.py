@@ -1,9 +1,10 @@
 """What to remove: from scores and what the user asks for to a mask of dependency groups."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from rni_pl.errors import PruningError
 from rni_pl.norm.valley import MAX_DEPTH, find_valley
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.dependency import DependencyGraph
+from rni_pl.pruning.importance import Importance, Scale, importance_of
+from rni_pl.pruning.patterns import check_pattern, matches
 from rni_pl.pruning.selection import SCOPES, TARGETS, Candidates, Floor, cut_to_budget
 
 
@@ -26,14 +29,29 @@ class PruningOptions:
     target: str = "channels"
     round_to: int = 1
     min_channels: int = 3
+    max_ratio: float | None = None
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    ignore: Sequence[str] = ()
+    importance: Importance = field(default_factory=Scale)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "importance", importance_of(self.importance))
         ratio = self.ratio
-        number = isinstance(ratio, Real) and not isinstance(ratio, bool) and 0 <= ratio < 1
-        if not number and ratio != "auto":
+        if not _is_share(ratio) and ratio not in ("auto", "plan"):
             raise PruningError(
                 f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1, or auto"
             )
+        for pattern, value in self.ratios.items():
+            if not _is_share(value):
+                raise PruningError(
+                    f"prune.ratios[{pattern!r}]={value!r} is out of range; allowed: 0 <= ratio < 1"
+                )
+        if self.max_ratio is not None and not _is_share(self.max_ratio):
+            raise PruningError(
+                f"prune.max_ratio={self.max_ratio!r} is out of range; allowed: 0 <= ratio < 1"
+            )
+        if isinstance(self.ignore, str):
+            raise PruningError(f"prune.ignore={self.ignore!r} is not allowed; allowed: a list")
         _one_of("scope", self.scope, SCOPES)
         _one_of("target", self.target, TARGETS)
         if ratio == "auto" and self.scope != "global":
@@ -69,34 +87,39 @@ def make_plan(graph: DependencyGraph, options: PruningOptions) -> Plan:
         PruningError: nothing can be pruned, the ratio leaves too little, or no valley is there.
     """
     removable = removable_groups(graph, options.coupled)
-    found = Candidates.of(graph, removable)
+    found = Candidates.of(graph, removable, options.importance)
     if not len(found.groups):
         raise PruningError(
             f"nothing to prune in {type(graph.model).__name__}: {why_nothing(graph)}"
         )
     keep = torch.ones(graph.size, dtype=torch.bool, device="cpu")
-    chosen = _select(graph, found, options)
+    ratios = _ratios_of_sets(graph, found, options.ratios)
+    chosen = _select(graph, found, options, ratios)
     keep[found.groups] = chosen
     by_channels = options.target == "channels" and not isinstance(options.ratio, str)
     if not by_channels or not options.ratio:
         return Plan(removable, keep)
-    limits = found.thresholds(options.ratio, options.scope)  # type: ignore[arg-type]
-    if options.round_to == 1:
+    limits = found.thresholds(options.ratio, options.scope, ratios)  # type: ignore[arg-type]
+    if options.round_to == 1 and not ratios:
         _warn_of_ties(found, chosen, options.ratio, limits)  # type: ignore[arg-type]
     return Plan(removable, keep, int(found.above(limits).sum()) < int(chosen.sum()))
 
 
-def _select(graph: DependencyGraph, found: Candidates, options: PruningOptions) -> Tensor:
-    """Mask of the candidates to keep."""
+def _select(
+    graph: DependencyGraph, found: Candidates, options: PruningOptions, ratios: dict[int, float]
+) -> Tensor:
+    """Mask of the candidates to keep; `ratios` are those of sets of layers that have their own."""
 
     def cut(ratio: float) -> Tensor:
-        if ratio == 0:
-            return torch.ones(len(found.groups), dtype=torch.bool, device="cpu")
-        return found.keep_above(found.thresholds(ratio, options.scope), floor)
+        limits = found.thresholds(ratio, options.scope, ratios)
+        return found.keep_above(limits, floor)
 
-    ratio, floor = options.ratio, Floor(options.min_channels, options.round_to)
+    most = 1.0 if options.max_ratio is None else options.max_ratio
+    ratio, floor = options.ratio, Floor(options.min_channels, options.round_to, most)
     if isinstance(ratio, str):
-        limits = torch.full((len(found.widths),), _valley(found), dtype=torch.double, device="cpu")
+        limits = found.thresholds(0, "local", ratios)
+        rest = [number for number in range(len(limits)) if number not in ratios]
+        limits[rest] = _valley(found)
         return found.keep_above(limits, floor)
     if options.target == "channels" and ratio:
         found.check_enough_left(ratio)
@@ -104,6 +127,38 @@ def _select(graph: DependencyGraph, found: Candidates, options: PruningOptions) 
         return cut(ratio)  # the paper's rule, to the letter
     removed = _removed(graph, found, options.target)
     return cut_to_budget(cut, removed, ratio, steps=int(found.channels.sum()))
+
+
+def _ratios_of_sets(
+    graph: DependencyGraph, found: Candidates, ratios: Mapping[str, float]
+) -> dict[int, float]:
+    """The ratios of sets of layers that have one of their own; the first pattern counts."""
+    for pattern in ratios:
+        check_pattern("prune.ratios", pattern, graph.parts.modules)
+    own: dict[int, float] = {}
+    place = torch.full((graph.size,), -1, device="cpu")
+    place[found.groups] = torch.arange(len(found.groups), device="cpu")
+    for pattern, ratio in ratios.items():
+        for name in graph.ranked:
+            if not matches(name, pattern) and not matches(graph.title(name), pattern):
+                continue
+            places = place[graph.layers[name].outputs]
+            for number in found.layer_set[places[places >= 0]].unique().tolist():
+                own.setdefault(number, ratio)
+    return own
+
+
+def ignore(graph: DependencyGraph, patterns: Sequence[str]) -> None:
+    """Keep the channels of some layers for good.
+
+    Raises:
+        PruningError: a pattern matches none.
+    """
+    for pattern in patterns:
+        check_pattern("prune.ignore", pattern, graph.parts.modules)
+        for name, layer in graph.channels.layers.items():
+            if matches(name, pattern):
+                graph.fix(layer.outputs, f"is in prune.ignore={pattern}")
 
 
 def _removed(graph: DependencyGraph, found: Candidates, target: str) -> Callable[[Tensor], float]:
@@ -173,13 +228,17 @@ def why_stays(graph: DependencyGraph, layer: str) -> str:
 
 def why_nothing(graph: DependencyGraph) -> str:
     """Why no group can go."""
-    if not graph.scaled:
-        return "it has no BatchNorm with scales"
-    first = graph.scaled[0]
+    if not graph.ranked:
+        return "it has no BatchNorm with scales; another importance ranks convolutions"
+    first = graph.ranked[0]
     group = int(graph.layers[first].outputs[0])
     tied = group in graph.coupled and group not in graph.reasons
     hint = "; coupled=true prunes these" if tied else ""
     return f"{first}: {why_stays(graph, first)}{hint}"
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < 1
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

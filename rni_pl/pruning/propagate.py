@@ -176,7 +176,7 @@ class Propagation(Run):
 
     def rows(self, weight: Tensor, dim: int) -> Axis:
         """The channels that a weight makes, which no norm layer has scaled yet."""
-        return Axis(self.along(weight, dim).ids, loud=True)
+        return Axis(self.along(weight, dim).ids, loud=not self.channels.by_rows)
 
     # What rules note.
 

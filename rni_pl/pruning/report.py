@@ -12,6 +12,7 @@ from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.plan import Plan, PruningOptions, why_stays
+from rni_pl.pruning.planfile import BY, fingerprint
 
 HEAD = ["layer", "before", "after", "stays", "why it is whole"]
 
@@ -21,19 +22,22 @@ class PruningReport:
     """What was removed and what was not; ``print(report)`` is a table.
 
     Attributes:
-        ratio: the share that was asked for, or ``"auto"``.
+        ratio: the share that was asked for, or ``"auto"``, or ``"plan"``.
         scope: ``"global"`` or ``"local"``.
         target: what `ratio` is a share of.
         kept: norm layer -> sorted indices of the channels it keeps, in forward order.
         skipped: norm layer that was left whole -> the reason.
         widths: norm layer in `kept` -> its number of channels before.
         absorbed: what became of the constants that removed channels emit; None: nothing was done.
-        limited: whether `min_channels` or `round_to` had the layers keep more channels, all in all,
-            than their scores say, where `ratio` is a share of channels.
+        limited: whether `min_channels`, `max_ratio` or `round_to` had the layers keep more
+            channels, all in all, than their scores say, where `ratio` is a share of channels.
         constants: layers that read a constant of removed channels, which went with them.
         params: parameters before and after.
         macs: multiply-accumulates of one image before and after, of layers with weights.
         whole: norm layer in `skipped` -> its number of channels.
+        network: fingerprint of the network before.
+        by: what was ranked, ``"scales"`` of norm layers, or ``"rows"`` of layers that make
+            channels; then these are the layers above, where no norm layer is behind them.
     """
 
     ratio: float | str
@@ -48,6 +52,13 @@ class PruningReport:
     params: tuple[int, int] = (0, 0)
     macs: tuple[int, int] = (0, 0)
     whole: dict[str, int] = field(default_factory=dict)
+    network: str = ""
+    by: str = "scales"
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What ``prune(model, example, plan=...)`` carries out, in plain values."""
+        return {"network": self.network, "by": self.by, "kept": self.kept}
 
     @property
     def channels_dense(self) -> int:
@@ -86,7 +97,7 @@ class PruningReport:
         asked = self.ratio if self.target == "channels" else None
         if isinstance(asked, float | int) and abs(self.removed - asked) > 0.005:
             more = self.limited and self.removed < asked
-            cause = "; min_channels or round_to keep more" if more else ""
+            cause = "; min_channels, max_ratio or round_to keep more" if more else ""
             lines[0] += f", asked: {asked:.1%}{cause}"
         for name, (before, after) in (("parameters", self.params), ("MACs", self.macs)):
             if before:
@@ -123,16 +134,17 @@ def report_of(
 ) -> PruningReport:
     """What a plan removed."""
     kept, skipped, widths, whole = {}, {}, {}, {}
-    for name in graph.scaled:
-        groups = graph.layers[name].outputs
+    for layer in graph.ranked:
+        groups, name = graph.layers[layer].outputs, graph.title(layer)
         if bool(plan.removable[groups].any()):
             kept[name] = plan.keep[groups].nonzero().flatten().tolist()
             widths[name] = len(groups)
         else:
-            skipped[name], whole[name] = why_stays(graph, name), len(groups)
-    for name, layer in graph.parts.modules.items():
-        if norm.has_scales(layer) and name not in graph.scaled:
-            skipped[name], whole[name] = graph.why_unknown(name), layer.num_features
+            skipped[name], whole[name] = why_stays(graph, layer), len(groups)
+    unknown = {} if graph.channels.by_rows else graph.parts.modules
+    for name, module in unknown.items():
+        if norm.has_scales(module) and name not in graph.scaled:
+            skipped[name], whole[name] = graph.why_unknown(name), module.num_features
     costs, everything = Costs(graph), plan.keep.new_ones(graph.size)
     constant = any(not plan.keep[graph.group_of[ids]].all() for ids in graph.channels.constants)
     return PruningReport(
@@ -142,6 +154,8 @@ def report_of(
         params=(_count(graph.parts), _count(pruned)),
         macs=(costs.macs(everything), costs.macs(plan.keep)),
         whole=whole,
+        network=fingerprint(graph.parts),
+        by=BY[graph.channels.by_rows],
     )  # fmt: skip
 
 

@@ -2,15 +2,15 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rni_pl import norm
 from rni_pl.errors import PruningError
 from rni_pl.pruning.dependency import DependencyGraph
+from rni_pl.pruning.importance import Importance
 
 SCOPES = ("global", "local")
 TARGETS = ("channels", "params", "macs")
@@ -19,12 +19,13 @@ TOLERANCE = 0.01  # how far over its budget a cut may be, as a share of the netw
 
 @dataclass(frozen=True)
 class Floor:
-    """What every layer keeps whatever its scores: `min_channels` channels, in multiples of
-    `round_to` (rounded up; a layer never grows).
+    """What every layer keeps whatever its scores: `min_channels` channels and all but the share
+    `max_ratio`, in multiples of `round_to` (rounded up; a layer never grows).
     """
 
     min_channels: int = 3
     round_to: int = 1
+    max_ratio: float = 1.0
 
     def groups(self, wanted: int, widths: tuple[int, ...], count: int) -> int:
         """Number of groups to keep of `count`, where `wanted` are above the threshold.
@@ -32,7 +33,8 @@ class Floor:
         `widths` says how many channels one of them has in each of its layers.
         """
         step = math.lcm(*(self.round_to // math.gcd(self.round_to, w) for w in widths))
-        least = max(wanted, math.ceil(self.min_channels / min(widths)))
+        share = math.ceil((1 - self.max_ratio) * count - 1e-9)
+        least = max(wanted, share, math.ceil(self.min_channels / min(widths)))
         return min(math.ceil(least / step) * step, count)
 
 
@@ -42,9 +44,9 @@ class Candidates:
 
     Attributes:
         groups: their numbers, shape (K,).
-        scores: the importance of each, float64, shape (K,): the mean over its scaled channels.
-        channels: scaled channels in each, shape (K,).
-        layer_set: which set of norm layers each belongs to, shape (K,). In a plain network a set
+        scores: the importance of each, float64, shape (K,): the mean over its ranked channels.
+        channels: ranked channels in each, shape (K,).
+        layer_set: which set of ranked layers each belongs to, shape (K,). In a plain network a set
             is one layer; layers that residual additions tie are one set.
         widths: of each set: how many channels one group has in each of its layers.
     """
@@ -56,13 +58,13 @@ class Candidates:
     widths: list[tuple[int, ...]]
 
     @classmethod
-    def of(cls, graph: DependencyGraph, removable: Tensor) -> "Candidates":
-        """The groups with scaled channels that are `removable`, bool, shape (graph.size,)."""
-        held = [graph.layers[name].outputs for name in graph.scaled]
+    def of(cls, graph: DependencyGraph, removable: Tensor, importance: Importance) -> "Candidates":
+        """The groups with ranked channels that are `removable`, bool, shape (graph.size,)."""
+        held = [graph.layers[name].outputs for name in graph.ranked]
         if not held:
             none = torch.zeros(0, dtype=torch.long, device="cpu")
             return cls(none, none.double(), none, none, [])
-        flat, scores = torch.cat(held), channel_scores(graph)
+        flat, scores = torch.cat(held), channel_scores(graph, importance)
         total = scores.new_zeros(graph.size).index_add_(0, flat, scores)
         channels = flat.bincount(minlength=graph.size)
         groups = (removable & (channels > 0)).nonzero().flatten()
@@ -83,13 +85,29 @@ class Candidates:
             scores, channels = scores[places], channels[places]
         return float(torch.quantile(scores.repeat_interleave(channels), ratio))
 
-    def thresholds(self, ratio: float, scope: str) -> Tensor:
-        """``quantile(scores, ratio)`` for each set, the same or its own; float64."""
-        if scope == "global":
-            found = [self.quantile(ratio)] * len(self.widths)
-        else:
-            found = [self.quantile(ratio, places) for places in self.by_set]
+    def thresholds(
+        self, ratio: float, scope: str, ratios: Mapping[int, float] | None = None
+    ) -> Tensor:
+        """``quantile(scores, ratio)`` for each set, the same or its own; float64.
+
+        Sets in `ratios` have a ratio and a threshold of their own, whatever the scope.
+        """
+        own = ratios or {}
+        rest = torch.tensor([n not in own for n in range(len(self.widths))], device="cpu")
+        places = rest[self.layer_set].nonzero().flatten() if own else None
+        shared = None
+        if scope == "global" and bool(rest.any()):
+            shared = self.limit(ratio, places)
+        found = [
+            shared if shared is not None and number not in own
+            else self.limit(own.get(number, ratio), each)
+            for number, each in enumerate(self.by_set)
+        ]  # fmt: skip
         return torch.tensor(found, dtype=torch.double, device="cpu")
+
+    def limit(self, ratio: float, places: Tensor | None = None) -> float:
+        """The score up to which channels go; a ratio of 0 removes none."""
+        return self.quantile(ratio, places) if ratio else -math.inf
 
     def above(self, limits: Tensor) -> Tensor:
         """Mask of the candidates that score above their set's limit, shape (K,)."""
@@ -117,23 +135,28 @@ class Candidates:
             )
 
 
-def channel_scores(graph: DependencyGraph) -> Tensor:
-    """Importance of every channel of the scaled layers: the size of its effective scale.
+def channel_scores(graph: DependencyGraph, importance: Importance) -> Tensor:
+    """The score of every channel of the ranked layers, see `rni_pl.pruning.importance`.
 
-    ``sigmoid(gamma)`` for SigBN (arXiv 2204.06404), ``abs(gamma)`` for BatchNorm. Layer after
-    layer, shape (channels,), float64, on the CPU.
+    Layer after layer, shape (channels,), float64, on the CPU.
 
     Raises:
-        PruningError: a scale is NaN or infinite.
+        PruningError: one is NaN or infinite, or they are not as many as a layer has channels.
     """
-    modules = graph.parts.modules
-    scales = [norm.scale(modules[name]).detach().cpu() for name in graph.scaled]  # type: ignore[arg-type]
-    scores = torch.cat([each.double() for each in scales]).abs()
-    if not bool(scores.isfinite().all()):
-        finite = zip(graph.scaled, scales, strict=True)
-        name = next(name for name, each in finite if not each.isfinite().all())
-        raise PruningError(f"the scales of {name} are not finite: the network has diverged")
-    return scores
+    found = []
+    for name in graph.ranked:
+        scores = importance.scores(name, graph.parts.modules[name]).detach().cpu().double()
+        if scores.shape != graph.layers[name].outputs.shape:
+            raise PruningError(
+                f"the importance gives {name} scores of shape {tuple(scores.shape)}, for "
+                f"{len(graph.layers[name].outputs)} channels"
+            )
+        if not bool(scores.isfinite().all()):
+            raise PruningError(f"the scores of {name} are not finite: the network has diverged")
+        if not importance.of_scales and bool(scores.any()):
+            scores = scores / scores.mean()
+        found.append(scores)
+    return torch.cat(found)
 
 
 def _layer_sets(

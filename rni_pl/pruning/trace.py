@@ -26,8 +26,10 @@ from rni_pl.pruning.run import Example, tensors_in, twin, without_content
 CONTAINERS = nn.Sequential, nn.ModuleList, nn.ModuleDict
 
 
-def trace(model: nn.Module, example: Any) -> DependencyGraph:
+def trace(model: nn.Module, example: Any, by_rows: bool = False) -> DependencyGraph:
     """Find the dependency groups of `model` on an example, see `Example.of`.
+
+    With `by_rows`, layers that make channels rank them; else norm layers, by their scales.
 
     Raises:
         PruningError: the network cannot be run on the example, or cannot be copied.
@@ -36,10 +38,10 @@ def trace(model: nn.Module, example: Any) -> DependencyGraph:
     check_network(model)
     example = example if isinstance(example, Example) else Example.of(example)
     try:
-        graph = _traced(model, example, real=False)
+        graph = _traced(model, example, by_rows, real=False)
         if graph.has_more and True not in graph.runs:  # perhaps training looks at values
             with contextlib.suppress(Exception):
-                with_values = _traced(model, example, real=True)
+                with_values = _traced(model, example, by_rows, real=True)
                 return with_values if True in with_values.runs else graph
         return graph
     except PruningError:
@@ -47,7 +49,7 @@ def trace(model: nn.Module, example: Any) -> DependencyGraph:
     except Exception:  # the code looks at values, or does what needs them
         pass
     try:
-        return _traced(model, example, real=True)
+        return _traced(model, example, by_rows, real=True)
     except PruningError:
         raise
     except Exception as error:  # whatever the network's code may raise
@@ -68,9 +70,9 @@ def check_network(model: nn.Module) -> None:
         raise PruningError(f"{type(model).__name__} wraps a network: prune that one ({where})")
 
 
-def _traced(model: nn.Module, example: Example, real: bool) -> DependencyGraph:
+def _traced(model: nn.Module, example: Example, by_rows: bool, real: bool) -> DependencyGraph:
     parts = Parts.of(model)
-    graph = DependencyGraph(parts, example, Channels(), real=real)
+    graph = DependencyGraph(parts, example, Channels(by_rows), real=real)
     graph.twin = network = _labelled(graph)
     under = Propagation(graph.channels, not real, max(example.images, 1))
     under.forward(network, example)
