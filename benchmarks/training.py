@@ -22,6 +22,7 @@ import time
 import warnings
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -84,7 +85,7 @@ def run_pipeline(job: Job, turn: Turn) -> None:
     data = ImageData("noise", lambda root: noise(job.images), mean=MEAN, std=STD)
     data.setup()
     classifier = new_classifier(cfg, data, regulariser, fitting.make_recipe(cfg))
-    callbacks = [SparsityRegulariser(regulariser), History(), TakeTurns()]
+    callbacks: list[Any] = [SparsityRegulariser(regulariser), History(), TakeTurns()]
     with tempfile.TemporaryDirectory() as folder:
         fitting.make_trainer(cfg, Path(folder), callbacks).fit(classifier, datamodule=data)
 

@@ -8,6 +8,7 @@ from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.lines import EpochLines
 from rni_pl.callbacks.model_summary import ModelSummary
 from rni_pl.callbacks.monitor import Monitor
+from rni_pl.callbacks.one_shot_pruning import OneShotPruning
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 
@@ -19,6 +20,7 @@ __all__ = [
     "LastCheckpoint",
     "ModelSummary",
     "Monitor",
+    "OneShotPruning",
     "SparsityRegulariser",
     "StopOnDivergence",
     "StopOnSignal",

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from rni_pl import norm
+from rni_pl.callbacks.packages import BASES
 from rni_pl.errors import ConfigError
 from rni_pl.regularisers import Regulariser
 
 
-class SparsityRegulariser(pl.Callback):
+class SparsityRegulariser(*BASES):  # type: ignore[misc]
     """Adds the penalty's closed-form gradient to the BatchNorm scales before every optimiser step.
 
     At that point Lightning has unscaled the gradients, averaged them over devices and summed them
@@ -22,6 +23,7 @@ class SparsityRegulariser(pl.Callback):
     """
 
     def __init__(self, regulariser: Regulariser) -> None:
+        super().__init__()
         if not isinstance(regulariser, Regulariser):
             raise TypeError(f"regulariser must be a Regulariser, not {type(regulariser).__name__}")
         self.regulariser = regulariser

@@ -1,0 +1,335 @@
+"""Pruning in anybody's LightningModule: optimisers go on, and checkpoints load."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import run_python
+from masking import randomise
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from rni_pl.callbacks import OneShotPruning, SparsityRegulariser
+from rni_pl.norm import scaled_norms
+from rni_pl.pruning import prune
+from rni_pl.regularisers import L1
+
+
+class TwoInputs(nn.Module):
+    """An image and a vector in, a dictionary of two outputs out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.aside = nn.Linear(5, 16)
+        self.mask, self.label = nn.Conv2d(16, 1, 1), nn.Linear(16, 4)
+
+    def forward(self, image: Tensor, vector: Tensor) -> dict[str, Tensor]:
+        x = self.body(self.stem(image))
+        return {"mask": self.mask(x), "label": self.label(x.mean((2, 3)) * self.aside(vector))}
+
+
+def loss_of(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    made = network(batch["image"], batch["vector"])
+    mask = F.binary_cross_entropy_with_logits(made["mask"], batch["mask"])
+    return mask + F.cross_entropy(made["label"], batch["label"])
+
+
+class Mine(pl.LightningModule):
+    """Any loss, any inputs."""
+
+    def __init__(self, optimizer: str = "AdamW") -> None:
+        super().__init__()
+        self.model: nn.Module = randomise(TwoInputs())
+        self.optimizer = optimizer
+        self.steps: list[float] = []
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = loss_of(self.model, batch)
+        self.steps.append(float(loss))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val", loss_of(self.model, batch))
+
+    def configure_optimizers(self) -> Any:
+        settings = {"momentum": 0.9} if self.optimizer == "SGD" else {}
+        optimizer = getattr(torch.optim, self.optimizer)(self.model.parameters(), 0.01, **settings)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+
+def data(count: int = 8) -> DataLoader:
+    torch.manual_seed(7)
+    images = [
+        {
+            "image": torch.randn(3, 8, 8), "vector": torch.randn(5),
+            "mask": torch.rand(1, 8, 8).round(), "label": torch.randint(0, 4, ()),
+        }
+        for _ in range(count)
+    ]  # fmt: skip
+    return DataLoader(images, batch_size=2)  # type: ignore[arg-type]
+
+
+def inputs(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    return batch["image"], batch["vector"]
+
+
+def pruning(**settings: Any) -> OneShotPruning:
+    return OneShotPruning(0.5, **{"at_epoch": 1, "example": inputs, **settings})
+
+
+def trainer(folder: Path, *callbacks: Any, epochs: int = 3, **settings: Any) -> pl.Trainer:
+    return pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=list(callbacks), default_root_dir=folder,
+        enable_checkpointing=False, **settings,
+    )  # fmt: skip
+
+
+class Watch(pl.Callback):
+    """Notes optimiser and network right before and after the cut, which other callbacks make."""
+
+    def __init__(self) -> None:
+        self.notes: list[Any] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, i: int) -> None:
+        if trainer.current_epoch == 1 and i == 0:
+            names = {p: name for name, p in pl_module.model.named_parameters()}
+            state = trainer.optimizers[0].state
+            moments = {names[p]: {k: v.clone() for k, v in s.items()} for p, s in state.items()}
+            self.notes.append((copy.deepcopy(pl_module.model), moments, batch))
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "Adagrad"])
+def test_in_the_middle_of_training(optimizer: str, tmp_path: Path) -> None:
+    """Moments of kept channels are the same to the bit; the loss is the masked network's."""
+    module, before, after = Mine(optimizer), Watch(), Watch()
+    callback = pruning()
+    objects = list(module.model.parameters())
+    regulariser = SparsityRegulariser(L1(1e-3))
+    fit = trainer(tmp_path, regulariser, before, callback, after, accumulate_grad_batches=2)
+    fit.fit(module, data())
+    assert [p is q for p, q in zip(module.model.parameters(), objects, strict=True)]
+    (dense, moments, batch), (small, kept_moments, _) = before.notes[0], after.notes[0]
+    report = callback.report
+    assert report is not None
+    assert report.channels_pruned == report.channels_dense // 2
+    expected = prune(dense, inputs(batch), 0.5)[0]
+    for key, value in expected.state_dict().items():
+        assert torch.equal(value, small.state_dict()[key]), key
+    rows = {"stem.0": "stem.1", "stem.1": "stem.1", "body.0": "body.1", "body.1": "body.1"}
+    assert kept_moments.keys() == moments.keys()
+    for name, state in moments.items():
+        layer, _, kind = name.rpartition(".")
+        for key, value in state.items():
+            if value.ndim and layer in rows:
+                value = value[report.kept[rows[layer]]]
+            reads = {"body.0": "stem.1", "mask": "body.1"}.get(layer)
+            if value.ndim > 1 and reads and kind == "weight":
+                value = value[:, report.kept[reads]]
+            if name not in ("label.weight", "aside.weight", "aside.bias"):
+                assert torch.equal(kept_moments[name][key], value), (name, key)
+    masked = copy.deepcopy(dense).eval()
+    for name, norm in scaled_norms(masked):
+        gone = [c for c in range(norm.num_features) if c not in report.kept[name]]
+        norm.weight.data[gone], norm.bias.data[gone] = 0.0, 0.0
+    with torch.no_grad():
+        assert float(loss_of(small.eval(), batch)) == pytest.approx(
+            float(loss_of(masked, batch)), rel=1e-5
+        )
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**3)
+
+
+@pytest.mark.parametrize("at_epoch", [0, 1])
+@pytest.mark.parametrize("averaged", [False, True])
+def test_a_run_goes_on_after_the_cut_bit_for_bit(
+    at_epoch: int, averaged: bool, tmp_path: Path
+) -> None:
+    def callbacks() -> list[Any]:
+        average = [EMAWeightAveraging(decay=0.9)] if averaged else []
+        return [*average, pruning(at_epoch=at_epoch)]
+
+    class Save(pl.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    whole = Mine()
+    trainer(tmp_path, *callbacks(), Save(), epochs=4).fit(whole, data())
+    torch.load(tmp_path / "half.ckpt", weights_only=True)
+    resumed = Mine()
+    trainer(tmp_path, *callbacks(), epochs=4).fit(
+        resumed, data(), ckpt_path=tmp_path / "half.ckpt", weights_only=True
+    )
+    assert resumed.steps == whole.steps[8:]
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_a_checkpoint_is_tested_and_loaded(tmp_path: Path) -> None:
+    module = Mine()
+    fit = trainer(tmp_path, pruning())
+    fit.fit(module, data())
+    fit.save_checkpoint(tmp_path / "pruned.ckpt")
+    (found,) = fit.validate(module, data(), verbose=False)
+    other = trainer(tmp_path, pruning())
+    assert other.validate(
+        Mine(), data(), ckpt_path=tmp_path / "pruned.ckpt", verbose=False, weights_only=True
+    ) == [found]
+
+    class Loads(Mine):
+        def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            OneShotPruning.resize(self.model, checkpoint)
+
+    loaded = Loads.load_from_checkpoint(tmp_path / "pruned.ckpt", weights_only=True)
+    batch = next(iter(data()))
+    with torch.no_grad():
+        assert torch.equal(loss_of(loaded.model.eval(), batch), loss_of(module.model.eval(), batch))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        Mine.load_from_checkpoint(tmp_path / "pruned.ckpt", weights_only=True)
+
+
+class Itself(pl.LightningModule):
+    """The module is the network, and says what it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = randomise(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        )
+        self.example_input_array = torch.zeros(2, 3, 8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch["image"]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters())
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_the_module_itself(precision: str, tmp_path: Path) -> None:
+    module = Itself()
+    fit = trainer(tmp_path, OneShotPruning(0.5), epochs=1, precision=precision)
+    fit.fit(module, data())
+    assert module.features[0].out_channels == module.features[3].in_channels == 4
+    assert module.trainer is fit
+
+
+def test_options_are_those_of_pruning(tmp_path: Path) -> None:
+    callback = pruning(at_epoch=0, options={"ignore": ["stem"], "importance": "l2"})
+    module = Mine()
+    trainer(tmp_path, callback, epochs=1).fit(module, data())
+    assert module.model.stem[0].out_channels == 16
+    assert module.model.body[0].out_channels < 16
+
+
+def two_processes(rank: int, folder: Path, port: int) -> None:
+    import os
+
+    os.environ.update(
+        MASTER_ADDR="localhost", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_RANK=str(rank),
+        RANK=str(rank), NODE_RANK="0",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    module = Mine()
+    fit = trainer(folder, pruning(), strategy="ddp", devices=2, epochs=2)
+    fit.fit(module, data())
+    torch.save((module.state_dict(), module.steps), folder / f"{rank}.pt")
+
+
+def test_two_processes_prune_alike_and_go_on(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context = torch.multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=two_processes, args=(r, tmp_path, port)) for r in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(200)
+        assert process.exitcode == 0
+    (one, losses), (other, others) = (torch.load(tmp_path / f"{r}.pt") for r in range(2))
+    assert one["model.stem.0.weight"].size(0) < 16
+    for key, value in one.items():
+        if "running" not in key and "num_batches" not in key:
+            assert torch.equal(value, other[key]), key
+    assert losses != others
+
+
+CONFIGURED = """
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: rni_pl.callbacks.SparsityRegulariser
+      init_args:
+        regulariser: {class_path: rni_pl.regularisers.L1, init_args: {reg_weight: 0.001}}
+    - class_path: rni_pl.callbacks.OneShotPruning
+      init_args: {ratio: 0.5, at_epoch: 1, options: {ignore: [features.9]}}
+"""
+BY_COMMAND = """
+import torch
+from PACKAGE import LightningModule
+from PACKAGE.cli import LightningCLI
+from torch import nn
+from torch.utils.data import DataLoader
+
+
+class Mine(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
+        nn.init.normal_(self.features[1].weight)
+
+    def training_step(self, batch, batch_idx):
+        return self.features(batch).square().mean()
+
+    def forward(self, x):
+        return self.features(x)
+
+    def train_dataloader(self):
+        return DataLoader(torch.randn(8, 3, 8, 8), batch_size=2)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+
+cli = LightningCLI(Mine, run=False, args=["--config", "run.yaml"], save_config_callback=None)
+try:
+    cli.trainer.fit(cli.model)
+except ValueError as error:
+    print("refused:", error)
+cli.trainer.callbacks[-1].options.clear()
+cli.trainer.fit_loop.epoch_progress.reset()
+for callback in cli.trainer.callbacks:
+    if hasattr(callback, "options"):
+        callback.options.clear()
+cli.trainer.fit(cli.model)
+print("left:", cli.model.features[0].out_channels)
+"""
+
+
+@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
+def test_lightnings_own_command_line(package: str, tmp_path: Path) -> None:
+    pytest.importorskip(package)
+    (tmp_path / "run.yaml").write_text(CONFIGURED)
+    done = run_python("-c", BY_COMMAND.replace("PACKAGE", package), cwd=tmp_path)
+    assert done.status == 0, done.err
+    assert "refused: prune.ignore='features.9' matches no layer" in done.out
+    assert "left: 4" in done.out
