@@ -23,7 +23,7 @@ from rni_pl.errors import ConfigError, UnknownChoiceError
 from rni_pl.rules import MAY_BE_NULL, RULES, RULES_OF
 
 # Settings of a run that are paths.
-PATHS = ("checkpoint", "init", "data.root")
+PATHS = ("checkpoint", "init", "data.root", "prune.plan")
 
 
 def config_dir() -> str:

@@ -213,8 +213,27 @@ RULES: dict[str, Rule] = {
     "prune.scope": _choice("global", "local"),
     "prune.min_channels": _integer_from(1),
     "prune.measure_latency": FLAG,
+    "prune.max_ratio": SHARE,
+    "prune.ratios": Rule(
+        "shares in [0, 1) by names or patterns of layers",
+        lambda v: isinstance(v, dict) and all(SHARE.holds(share) for share in v.values()),
+    ),
+    "prune.ignore": Rule(
+        "a list of names or patterns of layers",
+        lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
+    ),
+    "prune.importance": Rule(
+        "a class or function by name, {_target_: NAME}",
+        lambda v: isinstance(v, dict) and TARGET.holds(v.get("_target_")),
+    ),
+    "prune.plan_only": FLAG,
+    "prune.plan": TEXT,
     "distill.weight": Rule("0 <= value <= 1", lambda v: _number(v) and 0 <= v <= 1),
     "distill.temperature": POSITIVE,
+    "shrink.every": _integer_from(0),
+    "shrink.below": Rule("0 < value < 0.5", lambda v: _number(v) and 0 < v < 0.5),
+    "shrink.patience": _integer_from(1),
+    "shrink.coupled": FLAG,
     "loss.label_smoothing": SHARE,
     "loss.class_weights": Rule(
         "balanced, or a list of numbers > 0, one for each class",
@@ -237,7 +256,7 @@ RULES_OF: dict[str, dict[str, Rule]] = {
         "prune.round_to": _each(RULES["prune.round_to"]),
     },
 }
-CLOSED = ("prune", "distill", "loss")  # groups that have no setting but those with a rule
+CLOSED = ("prune", "distill", "loss", "shrink")  # groups that have no setting but those with a rule
 OPEN = (
     "arch",
     "method",
@@ -264,7 +283,7 @@ _OF_BOTH = (
     "allow",
 )
 SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
-    "train": ("arch", "method", *_OF_BOTH, "init"),
+    "train": ("arch", "method", *_OF_BOTH, "init", "shrink"),
     "prune": ("checkpoint", "prune", "distill", *_OF_BOTH),
     "export": ("checkpoint", "output", "allow", "align"),
     "benchmark": (
@@ -280,6 +299,9 @@ MAY_BE_NULL = {
     "init",
     "resume",
     "prune.scope",
+    "prune.max_ratio",
+    "prune.ratios",
+    "prune.plan",
     "loss.class_weights",
     "data.mean",
     "data.std",

@@ -9,6 +9,7 @@ from rni_pl.callbacks.lines import EpochLines
 from rni_pl.callbacks.model_summary import ModelSummary
 from rni_pl.callbacks.monitor import Monitor
 from rni_pl.callbacks.one_shot_pruning import OneShotPruning
+from rni_pl.callbacks.shrink import Shrink
 from rni_pl.callbacks.sparsity import SparsityRegulariser
 from rni_pl.callbacks.sync_batchnorm import SyncBatchNorm
 
@@ -21,6 +22,7 @@ __all__ = [
     "ModelSummary",
     "Monitor",
     "OneShotPruning",
+    "Shrink",
     "SparsityRegulariser",
     "StopOnDivergence",
     "StopOnSignal",

@@ -6,16 +6,20 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from rni_pl import norm
+from rni_pl.cost import macs
 from rni_pl.runs.summary import Record
 
 
 class History(pl.Callback):
     """Keeps a `Record`; its state travels in the checkpoint, so that a resumed run adds to it.
 
-    Logs, once an epoch, ``images_per_second`` in training.
+    Logs, once an epoch, ``images_per_second`` in training; with `costs`, for a network that
+    shrinks, ``macs`` of one image and ``channels`` with scales.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, costs: bool = False) -> None:
+        self.costs = costs
         self.record = Record()
         self._since: float | None = None  # where no epoch is trained, the clock never starts
         self._before = Record()
@@ -61,6 +65,11 @@ class History(pl.Callback):
         seconds = self.record.train_seconds - self._before.train_seconds
         images = self.record.images - self._before.images
         pl_module.log("images_per_second", images / seconds)
+        if self.costs:
+            classifier: Any = pl_module
+            self.record.macs.append(macs(classifier.model, classifier.spec.image_shape))
+            channels = sum(len(sizes) for sizes in norm.scale_sizes(classifier.model).values())
+            pl_module.log_dict({"macs": float(self.record.macs[-1]), "channels": float(channels)})
 
     def _lap(self) -> float:
         now = time.perf_counter()

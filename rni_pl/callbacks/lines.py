@@ -29,6 +29,8 @@ class EpochLines(pl.Callback):
         said = [f"train loss {float(loss.compute()):.4f}"] if loss.update_called else []
         if self._validated:
             said.append(f"val acc {float(figures['val/acc']):.2%}")
+        if "macs" in figures:
+            said.append(f"{float(figures['macs']) / 1e6:.1f} M MACs")
         said.append(f"{time.perf_counter() - self._since:.1f} s")
         if trainer.is_global_zero:
             number = f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}"

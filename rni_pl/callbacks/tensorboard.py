@@ -27,7 +27,7 @@ def hyperparameters(config: DictConfig, summary: Mapping[str, Any]) -> dict[str,
     values = {key: value for key, value in method.items() if isinstance(value, int | float | str)}
     values.pop("_target_", None)
     values.update({key: summary[key] for key in PARAMETERS if key in summary})
-    if values.get("ratio") == "auto":
+    if isinstance(values.get("ratio"), str):
         target = summary["target"]
         values["ratio"] = 1 - summary[f"{target}_pruned"] / summary[f"{target}_dense"]
     return {

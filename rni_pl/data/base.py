@@ -102,10 +102,10 @@ class ClassificationData(pl.LightningDataModule, ABC):
         Of each batch it is this process's `share`, on its device; unless `shared` all, on the CPU.
         """
 
-    def calibration_batches(self, count: int) -> Iterator[Tensor]:
-        """Images of the first `count` training batches, on the CPU, the same on every rank."""
+    def calibration_batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of the first `count` training batches, on the CPU, alike everywhere."""
         loader = self.loader(self.train, self.batch_size, train=True, shared=False)
-        return (images for images, _ in itertools.islice(loader, count))
+        return itertools.islice(loader, count)
 
     def train_dataloader(self) -> Any:
         """Shuffled and augmented batches."""

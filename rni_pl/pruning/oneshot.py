@@ -37,6 +37,7 @@ def prune(
     ratios: Mapping[str, float] | None = None,
     ignore: Sequence[str] = (),
     importance: str | Importance | Callable[[nn.Module], Tensor] = "scale",
+    threshold: float | None = None,
     plan: Mapping[str, Any] | None = None,
     absorb: bool = False,
     verify: bool = True,
@@ -63,6 +64,7 @@ def prune(
         ignore: names or patterns of layers that keep all channels; a module stands for all in it.
         importance: what channels are ranked by: a name of `IMPORTANCES`, an `Importance`, or a
             function of a layer that gives a score for each of its channels.
+        threshold: in place of `ratio`, the score at and below which channels go.
         plan: in place of `ratio`, what an earlier report's `plan` says, edited or not.
         absorb: fold the constants that removed channels would still emit into what follows.
         verify: compare the outputs on the example with those of the masked network.
@@ -83,7 +85,7 @@ def prune(
         model, example_inputs, ratio, scope=scope, example_kwargs=example_kwargs, coupled=coupled,
         target=target, round_to=round_to, min_channels=min_channels, max_ratio=max_ratio,
         ratios=dict(ratios or {}), ignore=ignore, importance=importance, plan=plan,
-        absorb=absorb, verify=verify,
+        threshold=threshold, absorb=absorb, verify=verify,
     )  # fmt: skip
     return done.pruned.network, done.report
 
@@ -110,9 +112,11 @@ def removal(
     **settings: Any,
 ) -> Removal:
     """Trace, select (or take the plan that is given), remove, verify; see `prune`."""
-    if (ratio is None) == (plan is None):
-        raise PruningError("either a ratio is given, or a plan")
-    options = PruningOptions("plan" if ratio is None else ratio, **settings)
+    given = {"ratio": ratio, "threshold": settings.get("threshold"), "plan": plan}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise PruningError("one of ratio, threshold and plan is given, and only one")
+    options = PruningOptions(names[0] if ratio is None else ratio, **settings)
     example = Example.of(example_inputs, example_kwargs)
     if plan is None:
         graph = trace(model, example, not options.importance.of_scales)

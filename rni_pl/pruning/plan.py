@@ -24,6 +24,7 @@ class PruningOptions:
     """What the user asks for; see `rni_pl.pruning.prune`."""
 
     ratio: float | str
+    threshold: float | None = None
     scope: str = "global"
     coupled: bool = False
     target: str = "channels"
@@ -37,7 +38,7 @@ class PruningOptions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "importance", importance_of(self.importance))
         ratio = self.ratio
-        if not _is_share(ratio) and ratio not in ("auto", "plan"):
+        if not _is_share(ratio) and ratio not in ("auto", "plan", "threshold"):
             raise PruningError(
                 f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1, or auto"
             )
@@ -119,7 +120,7 @@ def _select(
     if isinstance(ratio, str):
         limits = found.thresholds(0, "local", ratios)
         rest = [number for number in range(len(limits)) if number not in ratios]
-        limits[rest] = _valley(found)
+        limits[rest] = _valley(found) if options.threshold is None else options.threshold
         return found.keep_above(limits, floor)
     if options.target == "channels" and ratio:
         found.check_enough_left(ratio)

@@ -176,7 +176,7 @@ def _is_sound(key: str, value: Any) -> bool:
         return isinstance(value, str) and value != "" and value.isprintable()
     if key == "kept":
         return isinstance(value, dict) and all(isinstance(n, int) and n > 0 for n in value.values())
-    if key == "ratio" and value == "auto":
+    if key == "ratio" and value in ("auto", "plan"):
         return True
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
@@ -256,7 +256,7 @@ def _row(run: _Run) -> dict[str, Any]:
         row |= {key: s[key.removesuffix("_dense")] for key in ("params_dense", "macs_dense")}
         return {**row, "params": s["params"], "macs": s["macs"], "kept": "", "widths": ""}
     share, of = s["ratio"], SHARES.get(s.get("target", ""))
-    row["ratio"] = share if share == "auto" else f"{share:g} of {of}" if of else f"{share:g}"
+    row["ratio"] = share if isinstance(share, str) else f"{share:g} of {of}" if of else f"{share:g}"
     row |= {key: s[key] for key in ("acc_dense", "acc_pruned", "params_dense", "macs_dense")}
     row |= {"accuracy": s["acc_finetuned"], "channels_dense": s["channels_dense"]}
     row |= {key: s[f"{key}_pruned"] for key in ("params", "macs", "channels")}

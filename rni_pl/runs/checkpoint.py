@@ -39,7 +39,7 @@ def load_model(
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(f"model must be a network, not {model!r:.80}")
     # What it says of building a network does not matter where one is given.
-    checkpoint = read(path, allow) if model is None else _read_ours(path)
+    checkpoint = read(path, allow) if model is None else read_own(path)
     spec = spec_of(checkpoint)
     return build_with_weights(spec, checkpoint["state_dict"], path, model).eval()
 
@@ -69,7 +69,7 @@ def read(path: str | Path, allow: Collection[str] = ()) -> dict[str, Any]:
     return checkpoint
 
 
-def _read_ours(path: str | Path) -> dict[str, Any]:
+def read_own(path: str | Path) -> dict[str, Any]:
     """The contents of a checkpoint of ours, whatever network it names."""
     file = locate(path)
     contents = read_plain(file)
@@ -79,7 +79,7 @@ def _read_ours(path: str | Path) -> dict[str, Any]:
 
 def read_weights(path: str | Path) -> dict[str, Any]:
     """The network's weights in a checkpoint of ours, without the description of the network."""
-    return weights_of(_read_ours(path)["state_dict"])
+    return weights_of(read_own(path)["state_dict"])
 
 
 def digest(path: str | Path) -> str:
@@ -106,7 +106,7 @@ def read_scale_sizes(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: missing, damaged, foreign, or no norm layer with finite scales in it.
     """
-    contents = _read_ours(path)
+    contents = read_own(path)
     try:
         sigmoid = contents["hyper_parameters"]["spec"]["norm"] == "sigbn"
         weights = weights_of(contents["state_dict"])

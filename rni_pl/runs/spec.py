@@ -30,6 +30,9 @@ class ModelSpec:
         num_classes: number of logits.
         norm: ``"bn"`` or ``"sigbn"``.
         structure: sizes of the layers that pruning can change; empty where none was changed.
+        born: of a network that shrank while it was trained, what it began with: ``params``,
+            ``macs``, and ``widths``, norm layer -> channels; and ``gone``, the sizes of the scales
+            that channels had when they went.
         image_shape: channels, height and width of an input image.
         method: name of the method it was trained with.
         scope: the scope in which this method's scores compare.
@@ -43,6 +46,7 @@ class ModelSpec:
     num_classes: int
     norm: str = "bn"
     structure: Structure = field(default_factory=dict)
+    born: dict[str, Any] = field(default_factory=dict)
     image_shape: list[int] = field(default_factory=lambda: [3, 32, 32])
     method: str = "none"
     scope: str = "global"

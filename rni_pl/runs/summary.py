@@ -17,12 +17,14 @@ class Record:
     """Figures of a run so far; one accuracy (a fraction) for each validation.
 
     `epoch` says after which epoch, counted from 0, each was. `seconds` is time spent training and
-    validating, `train_seconds` without validation; `images` are those trained on.
+    validating, `train_seconds` without validation; `images` are those trained on. `macs` are those
+    of each epoch, of a network that shrinks.
     """
 
     val_acc: list[float] = field(default_factory=list)
     test_acc: list[float] = field(default_factory=list)
     epoch: list[int] = field(default_factory=list)
+    macs: list[int] = field(default_factory=list)
     seconds: float = 0.0
     train_seconds: float = 0.0
     images: int = 0
@@ -70,6 +72,10 @@ class Figures:
 
 def of_training(spec: ModelSpec, found: Figures, record: Record, epochs: int) -> dict[str, Any]:
     """What `summary.json` of a training run holds; `epochs` are those it has come to."""
+    shrunk = {}
+    if spec.born:
+        born = {f"{key}_born": spec.born[key] for key in ("params", "macs")}
+        shrunk = {**born, "macs_by_epoch": record.macs}
     return {
         "dataset": spec.data["name"],
         "arch": spec.arch_name,
@@ -82,6 +88,7 @@ def of_training(spec: ModelSpec, found: Figures, record: Record, epochs: int) ->
         "seconds": record.seconds,
         "images_per_second": record.images_per_second,
         "val_acc": record.best_val_acc,
+        **shrunk,
     }
 
 
@@ -91,8 +98,10 @@ def of_pruning(
     """What `summary.json` of a pruning run holds before fine-tuning.
 
     `spec` describes the network before: ``pruned_before`` says whether that had been pruned too, in
-    which case the figures named ``dense`` are of a smaller network than the architecture's.
+    which case the figures named ``dense`` are of a smaller network than the architecture's. Where
+    it shrank while it was trained, they are of what it began with.
     """
+    whole = {"params": dense.params, "macs": dense.macs, **spec.born}
     return {
         "dataset": spec.data.get("name"),
         "arch": spec.arch_name if spec.arch else "given",
@@ -100,13 +109,13 @@ def of_pruning(
         "ratio": report.ratio,
         "scope": report.scope,
         "target": report.target,
-        "pruned_before": bool(spec.structure),
+        "pruned_before": bool(spec.structure) and not spec.born,
         "acc_dense": dense.acc,
         "acc_pruned": pruned.acc,
         "acc_finetuned": None,
-        "params_dense": dense.params,
+        "params_dense": whole["params"],
         "params_pruned": pruned.params,
-        "macs_dense": dense.macs,
+        "macs_dense": whole["macs"],
         "macs_pruned": pruned.macs,
         "channels_dense": report.channels_dense,
         "channels_pruned": report.channels_pruned,

@@ -1,13 +1,12 @@
 """Stages 2 and 3: one-shot pruning and fine-tuning."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 
 from rni_pl.callbacks import History
@@ -16,14 +15,17 @@ from rni_pl.data import ClassificationData
 from rni_pl.latency.timing import latency
 from rni_pl.norm.calibration import recalibrate
 from rni_pl.progress import busy, track
-from rni_pl.pruning import PruningReport, prune, selection
+from rni_pl.pruning import Importance, PruningReport, prune, selection
 from rni_pl.runs import checkpoint, directory, resume
-from rni_pl.runs.files import BEFORE, ORIGIN, SUMMARY, read_json, write_json, write_whole
-from rni_pl.runs.summary import Figures, Outcome, of_finetuning, of_pruning, print_table
-from rni_pl.training import fitting, inherit
+from rni_pl.runs.files import BEFORE, ORIGIN, PLAN, SUMMARY, read_json, write_json, write_whole
+from rni_pl.runs.summary import Figures, Outcome, Record, of_finetuning, of_pruning, print_table
+from rni_pl.training import fitting, inherit, since_birth
 from rni_pl.training.losses import CrossEntropy, Distillation
 from rni_pl.training.module import Classifier
 from rni_pl.training.sharing import shared
+
+# Settings of `prune` that are no options of the removal itself.
+STEPS = ("recalibrate", "measure_latency", "plan_only")
 
 
 def prune_and_finetune(
@@ -50,6 +52,8 @@ def prune_and_finetune(
         data = fitting.make_data(config, watch_test)
         classifier = inherit.around(model, method, config, recipe, data)
     fitting.check(config, classifier, data, last)
+    if config.prune.plan_only:
+        return only_plan(config, run_dir, classifier, data)
     pl.seed_everything(config.seed, verbose=False)
     dense, spec = classifier.model, classifier.spec
     pruned, report = (None, None) if last else remove_channels(config, classifier, data)
@@ -86,6 +90,18 @@ def prune_and_finetune(
     return Outcome(fitting.finished(classifier), history.record, summary)
 
 
+def only_plan(
+    config: DictConfig, run_dir: Path, classifier: Classifier, data: ClassificationData
+) -> Outcome:
+    """Print what would be removed, and write it to `plan.json`; nothing is trained."""
+    _, report = remove_channels(config, classifier, data)
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        print(report, flush=True)
+        directory.clear(run_dir)
+        write_json(report.plan, run_dir / PLAN)
+    return Outcome(fitting.finished(classifier), Record(), {})
+
+
 def remove_channels(
     config: DictConfig, classifier: Classifier, data: ClassificationData
 ) -> tuple[nn.Module, PruningReport]:
@@ -96,19 +112,43 @@ def remove_channels(
     Raises:
         PruningError: it cannot be pruned so.
     """
-    options = plain(config.prune)
-    batches = options.pop("recalibrate")
-    del options["measure_latency"]  # a measurement
+    options = {key: value for key, value in plain(config.prune).items() if key not in STEPS}
     options["scope"] = options["scope"] or classifier.spec.scope
+    options["importance"] = _importance(config, classifier, data)
+    if config.prune.plan is not None:
+        options |= {"plan": read_json(Path(config.prune.plan)), "ratio": None}
     example = torch.zeros(1, *classifier.spec.image_shape)
     if config.prune.absorb:
-        (example,) = data.calibration_batches(1)
+        ((example, _),) = data.calibration_batches(1)
+    born = classifier.spec.born
     with busy("pruning"):
+        if born:
+            options = since_birth.remaining(classifier.model, example, options, born)
         pruned, report = prune(classifier.model, example, **options)
+        if born:
+            report = since_birth.of_born(report, config.prune.ratio, born)
+    batches = config.prune.recalibrate
     if batches:
-        images: Iterator[Tensor] = data.calibration_batches(batches)
+        images = (images for images, _ in data.calibration_batches(batches))
         recalibrate(pruned, track(images, "recalibrating", batches))
     return pruned, report
+
+
+def _importance(config: DictConfig, classifier: Classifier, data: ClassificationData) -> Any:
+    """What ranks the channels, calibrated on training images where it wants any."""
+    node = config.prune.importance
+    importance = fitting.make(node, "prune.importance", object)
+    if not isinstance(importance, Importance):
+        return importance  # a function of one layer
+    batches = data.calibration_batches(importance.wanted)
+    return importance.calibrated(
+        classifier.model, track(batches, "calibrating", importance.wanted), _cross_entropy
+    )
+
+
+def _cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    images, labels = batch
+    return nn.functional.cross_entropy(model(images), labels)
 
 
 def _figures(trainer: pl.Trainer, classifier: Classifier, data: ClassificationData) -> Figures:
@@ -137,7 +177,7 @@ def _keep(summary: dict[str, Any], config: DictConfig, run_dir: Path) -> None:
 
 def _warn_if_missed(summary: dict[str, Any], limited: bool) -> None:
     """Say so where another share is removed than was asked for, and why."""
-    if summary["ratio"] == "auto":
+    if isinstance(summary["ratio"], str):
         return
     target = summary["target"]
     removed = 1 - summary[f"{target}_pruned"] / summary[f"{target}_dense"]

@@ -36,7 +36,6 @@ from rni_pl.data import ClassificationData
 from rni_pl.errors import ConfigError, RniError, StorageError, first_line
 from rni_pl.norm import sync
 from rni_pl.pruning import PruningReport
-from rni_pl.runs import checkpoint
 from rni_pl.runs.files import BEST, CHECKPOINTS, FAILURE, LAST, storage_errors, write_json
 from rni_pl.runs.resume import check_fits, resumed_step
 from rni_pl.training import hardware
@@ -290,7 +289,7 @@ def fit(
     (ours,) = (one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint))
     if not ours.best_model_path:
         raise ConfigError("training ended before its first validation, so there is no best epoch")
-    checkpoint.load_weights(classifier.model, checkpoint.read_weights(ours.best_model_path))
+    classifier.take_weights(ours.best_model_path)
 
 
 def test(trainer: pl.Trainer, classifier: Classifier, data: ClassificationData) -> float:

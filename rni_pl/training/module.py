@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from rni_pl import cost
 from rni_pl.norm import scaled_norms
-from rni_pl.pruning.structure import structure_of
+from rni_pl.pruning import PruningReport, resize, structure_of
 from rni_pl.runs import checkpoint
 from rni_pl.runs.spec import ModelSpec, build
 from rni_pl.training.losses import CrossEntropy, Loss
@@ -63,6 +64,33 @@ class Classifier(pl.LightningModule):
         """Take a pruned network in place of the present one; checkpoints will rebuild it."""
         self.model = model
         self.update_spec(structure=structure_of(model))
+
+    def shrinks(self) -> None:
+        """Note what the network begins with, before channels go while it is trained."""
+        widths = {name: layer.num_features for name, layer in scaled_norms(self.model)}
+        macs = cost.macs(self.model, self.spec.image_shape)
+        born = {"params": cost.parameter_count(self.model), "macs": macs, "widths": widths}
+        self.update_spec(structure=structure_of(self.model), born={**born, "gone": []})
+
+    def on_pruned(self, report: PruningReport, gone: dict[str, list[float]]) -> None:
+        """Have checkpoints build the network as it is now, see `LivePruning`."""
+        self.update_spec(structure=structure_of(self.model))
+        if self.spec.born:
+            self.spec.born["gone"] = [size for sizes in gone.values() for size in sizes]
+
+    def take_sizes(self, file: str | Path) -> dict[str, Any]:
+        """Those of a checkpoint of this very run, whose contents it gives."""
+        contents = checkpoint.read_own(file)
+        spec = checkpoint.spec_of(contents)
+        if spec.structure:
+            resize(self.model, spec.structure)
+            self.update_spec(structure=spec.structure, born=spec.born)
+        return contents
+
+    def take_weights(self, file: str | Path) -> None:
+        """Those of a checkpoint of this very run, and its sizes: channels may have gone since."""
+        contents = self.take_sizes(file)
+        checkpoint.load_weights(self.model, checkpoint.weights_of(contents["state_dict"]))
 
     def update_spec(self, **values: Any) -> None:
         """Change the description of the network, which checkpoints carry; `spec` is a copy."""

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from rni_pl.callbacks import History, SparsityRegulariser
+from rni_pl.callbacks import History, Shrink, SparsityRegulariser
+from rni_pl.config import plain
 from rni_pl.regularisers import Regulariser
 from rni_pl.runs import directory, resume
 from rni_pl.runs.files import SUMMARY, write_json
@@ -26,10 +27,16 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     data = fitting.make_data(config, watch_test)
     pl.seed_everything(config.seed, verbose=False)
     classifier = new_classifier(config, data, regulariser, recipe, warm=last is None)
+    shrink: list[pl.Callback] = []
+    if config.shrink.every:
+        classifier.shrinks() if last is None else classifier.take_sizes(last)
+        settings = plain(config.shrink)
+        shrink = [Shrink(options={"coupled": settings.pop("coupled")}, **settings)]
     classifier.loss = CrossEntropy.of(data, **config.loss)
     fitting.check(config, classifier, data, last)
-    history = History()
-    trainer = fitting.make_trainer(config, run_dir, [SparsityRegulariser(regulariser), history])
+    history = History(costs=bool(shrink))
+    callbacks: list[pl.Callback] = [SparsityRegulariser(regulariser), *shrink, history]
+    trainer = fitting.make_trainer(config, run_dir, callbacks)
 
     with directory.written(trainer, config, run_dir):
         fitting.fit(trainer, classifier, data, run_dir, last, config.compile)

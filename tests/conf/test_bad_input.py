@@ -112,7 +112,7 @@ def test_why_a_class_of_ones_own_cannot_be_imported(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["prune=5"], ["prune=5", "mapping"]),
+        (["prune=5"], ["group override"]),
         (["+prune.foo=1"], ["prune.foo is unknown", "prune.ratio"]),
         (["prune.ratio=1"], ["prune.ratio=1", "0 <= ratio < 1"]),
         (["prune.ratio=-0.1"], ["prune.ratio=-0.1"]),

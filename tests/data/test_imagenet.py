@@ -69,7 +69,7 @@ def test_sizes_and_values(imagenet: Path) -> None:
     assert labels.unique().numel() > 1
     assert -3 < images.min() < -1 < 1 < images.max() < 3
     first, again = (list(data.calibration_batches(2)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, again, strict=True))
     first, again = (next(iter(data.test_dataloader()))[0] for _ in range(2))
     assert torch.equal(first, again), "evaluation is not random"
 

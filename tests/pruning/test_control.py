@@ -153,6 +153,18 @@ def test_what_has_to_stay_is_not_removed_by_a_plan() -> None:
         prune(model, X, plan=edited(plan, **{"4": [0, 1]}))
 
 
+@pytest.mark.parametrize("coupled", [False, True])
+def test_a_threshold(coupled: bool) -> None:
+    model = resnet()
+    report = prune(model, X, threshold=0.3, min_channels=1, coupled=coupled)[1]
+    assert report.ratio == "threshold"
+    if not coupled:
+        for name, kept in report.kept.items():
+            sizes = model.get_submodule(name).weight.abs()
+            assert kept == (sizes > 0.3).nonzero().flatten().tolist()
+    assert 0 < report.removed < 0.5
+
+
 def test_either_a_ratio_or_a_plan() -> None:
-    with pytest.raises(PruningError, match="either a ratio is given, or a plan"):
+    with pytest.raises(PruningError, match="one of ratio, threshold and plan is given"):
         prune(resnet(), X)
