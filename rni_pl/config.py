@@ -297,11 +297,25 @@ def _check_together(config: DictConfig) -> None:
             f"trainer.check_val_every_n_epoch={every} is not allowed with "
             f"trainer.max_epochs={epochs}: no epoch would be validated"
         )
+    if "prune" in config and config.prune.steps > 1:
+        _check_steps(config)
     if (trainer.min_epochs or 0) > epochs:
         raise ConfigError(
             f"trainer.min_epochs={trainer.min_epochs} is not allowed with "
             f"trainer.max_epochs={epochs}"
         )
+
+
+def _check_steps(config: DictConfig) -> None:
+    prune, epochs = config.prune, config.trainer.max_epochs
+    last = (prune.steps - 1) * prune.epochs_per_step
+    if last >= epochs > 0:
+        raise ConfigError(
+            f"prune.steps={prune.steps} with prune.epochs_per_step={prune.epochs_per_step} is not "
+            f"allowed with trainer.max_epochs={epochs}: the last step comes after {last} epochs"
+        )
+    if isinstance(prune.ratio, str) or prune.plan is not None:
+        raise ConfigError(f"prune.steps={prune.steps} needs prune.ratio as a number")
 
 
 def _missing(key: str) -> str:

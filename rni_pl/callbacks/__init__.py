@@ -3,6 +3,7 @@
 from rni_pl.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from rni_pl.callbacks.continuation import Continuation
 from rni_pl.callbacks.divergence import StopOnDivergence
+from rni_pl.callbacks.gradual_pruning import GradualPruning
 from rni_pl.callbacks.history import History
 from rni_pl.callbacks.interruption import StopOnSignal
 from rni_pl.callbacks.lines import EpochLines
@@ -17,6 +18,7 @@ __all__ = [
     "BestCheckpoint",
     "Continuation",
     "EpochLines",
+    "GradualPruning",
     "History",
     "LastCheckpoint",
     "ModelSummary",

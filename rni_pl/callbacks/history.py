@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from rni_pl import norm
+from rni_pl.callbacks.gradual_pruning import GradualPruning
 from rni_pl.cost import macs
 from rni_pl.runs.summary import Record
 
@@ -53,6 +54,8 @@ class History(pl.Callback):
         if trainer.sanity_checking:
             return
         self._lap()
+        cuts = [one.last_cut for one in trainer.callbacks if isinstance(one, GradualPruning)]  # type: ignore[attr-defined]
+        self.record.since = max(cuts, default=0)
         self.record.val_acc.append(_metric(trainer, "val/acc"))
         self.record.epoch.append(trainer.current_epoch)
         if isinstance(trainer.val_dataloaders, list) and len(trainer.val_dataloaders) > 1:

@@ -84,7 +84,7 @@ def prune(
     done = removal(
         model, example_inputs, ratio, scope=scope, example_kwargs=example_kwargs, coupled=coupled,
         target=target, round_to=round_to, min_channels=min_channels, max_ratio=max_ratio,
-        ratios=dict(ratios or {}), ignore=ignore, importance=importance, plan=plan,
+        ratios=ratios, ignore=ignore, importance=importance, plan=plan,
         threshold=threshold, absorb=absorb, verify=verify,
     )  # fmt: skip
     return done.pruned.network, done.report

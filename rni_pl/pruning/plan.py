@@ -31,18 +31,19 @@ class PruningOptions:
     round_to: int = 1
     min_channels: int = 3
     max_ratio: float | None = None
-    ratios: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, float] | None = None
     ignore: Sequence[str] = ()
     importance: Importance = field(default_factory=Scale)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "importance", importance_of(self.importance))
+        object.__setattr__(self, "ratios", dict(self.ratios or {}))
         ratio = self.ratio
         if not _is_share(ratio) and ratio not in ("auto", "plan", "threshold"):
             raise PruningError(
                 f"prune.ratio={ratio!r} is out of range; allowed: 0 <= ratio < 1, or auto"
             )
-        for pattern, value in self.ratios.items():
+        for pattern, value in (self.ratios or {}).items():
             if not _is_share(value):
                 raise PruningError(
                     f"prune.ratios[{pattern!r}]={value!r} is out of range; allowed: 0 <= ratio < 1"
@@ -94,7 +95,7 @@ def make_plan(graph: DependencyGraph, options: PruningOptions) -> Plan:
             f"nothing to prune in {type(graph.model).__name__}: {why_nothing(graph)}"
         )
     keep = torch.ones(graph.size, dtype=torch.bool, device="cpu")
-    ratios = _ratios_of_sets(graph, found, options.ratios)
+    ratios = _ratios_of_sets(graph, found, options.ratios or {})
     chosen = _select(graph, found, options, ratios)
     keep[found.groups] = chosen
     by_channels = options.target == "channels" and not isinstance(options.ratio, str)

@@ -9,6 +9,7 @@ from torch import nn
 
 from rni_pl.cost import macs, parameter_count
 from rni_pl.pruning import PruningReport
+from rni_pl.pruning.importance import rows_of
 from rni_pl.runs.spec import ModelSpec
 
 
@@ -18,13 +19,14 @@ class Record:
 
     `epoch` says after which epoch, counted from 0, each was. `seconds` is time spent training and
     validating, `train_seconds` without validation; `images` are those trained on. `macs` are those
-    of each epoch, of a network that shrinks.
+    of each epoch, of a network that shrinks. `since` is the first epoch that can be the best one.
     """
 
     val_acc: list[float] = field(default_factory=list)
     test_acc: list[float] = field(default_factory=list)
     epoch: list[int] = field(default_factory=list)
     macs: list[int] = field(default_factory=list)
+    since: int = 0
     seconds: float = 0.0
     train_seconds: float = 0.0
     images: int = 0
@@ -32,14 +34,19 @@ class Record:
     @property
     def best_epoch(self) -> int | None:
         """Epoch with the best validation accuracy, the first of equals; None before the first."""
-        if not self.epoch:
-            return None
-        return self.epoch[max(range(len(self.val_acc)), key=lambda i: self.val_acc[i])]
+        best = self._best
+        return None if best is None else self.epoch[best]
 
     @property
     def best_val_acc(self) -> float | None:
         """Validation accuracy of the best epoch; None before the first."""
-        return max(self.val_acc, default=None)
+        best = self._best
+        return None if best is None else self.val_acc[best]
+
+    @property
+    def _best(self) -> int | None:
+        places = [i for i, epoch in enumerate(self.epoch) if epoch >= self.since]
+        return max(places, key=lambda i: self.val_acc[i], default=None)
 
     @property
     def images_per_second(self) -> float:
@@ -134,6 +141,21 @@ def of_finetuning(test_acc: float, record: Record, epochs: int) -> dict[str, Any
         "epochs": epochs,
         "seconds": record.seconds,
     }
+
+
+def of_steps(summary: dict[str, Any], model: nn.Module, image_shape: list[int]) -> dict[str, Any]:
+    """What changes in `of_pruning` where more channels went step by step."""
+    kept = {name: _channels(model.get_submodule(name)) for name in summary["kept"]}
+    return {
+        "params_pruned": parameter_count(model),
+        "macs_pruned": macs(model, image_shape),
+        "channels_pruned": sum(kept.values()),
+        "kept": kept,
+    }
+
+
+def _channels(layer: nn.Module) -> int:
+    return len(layer.weight) if layer.weight.ndim == 1 else len(rows_of(layer))  # type: ignore[arg-type]
 
 
 def print_table(summary: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor, nn
 
-from rni_pl.callbacks import History
+from rni_pl.callbacks import GradualPruning, History
+from rni_pl.callbacks.gradual_pruning import shares
 from rni_pl.config import plain
 from rni_pl.data import ClassificationData
 from rni_pl.latency.timing import latency
@@ -18,14 +19,24 @@ from rni_pl.progress import busy, track
 from rni_pl.pruning import Importance, PruningReport, prune, selection
 from rni_pl.runs import checkpoint, directory, resume
 from rni_pl.runs.files import BEFORE, ORIGIN, PLAN, SUMMARY, read_json, write_json, write_whole
-from rni_pl.runs.summary import Figures, Outcome, Record, of_finetuning, of_pruning, print_table
+from rni_pl.runs.summary import (
+    Figures,
+    Outcome,
+    Record,
+    of_finetuning,
+    of_pruning,
+    of_steps,
+    print_table,
+)
 from rni_pl.training import fitting, inherit, since_birth
 from rni_pl.training.losses import CrossEntropy, Distillation
 from rni_pl.training.module import Classifier
 from rni_pl.training.sharing import shared
 
 # Settings of `prune` that are no options of the removal itself.
-STEPS = ("recalibrate", "measure_latency", "plan_only")
+OF_THE_STAGE = (
+    "recalibrate", "measure_latency", "plan_only", "steps", "epochs_per_step", "schedule"
+)  # fmt: skip
 
 
 def prune_and_finetune(
@@ -61,8 +72,8 @@ def prune_and_finetune(
     if config.distill.weight:
         teacher = inherit.teacher(config) if last else dense
         classifier.loss = Distillation(teacher, **config.distill, hard=classifier.loss)
-    history = History()
-    trainer = fitting.make_trainer(config, run_dir, [history], report)
+    history, steps = History(), _further_steps(config, classifier, data, report)
+    trainer = fitting.make_trainer(config, run_dir, [*steps, history], report)
     directory.keep_source(config, run_dir)
 
     with directory.written(trainer, config, run_dir):
@@ -81,6 +92,9 @@ def prune_and_finetune(
         fitting.fit(trainer, classifier, data, run_dir, last, config.compile)
     test_acc = fitting.test(trainer, classifier, data)
 
+    if steps:
+        summary |= of_steps(summary, classifier.model, spec.image_shape)
+        summary["ratio"] = config.prune.ratio
     summary |= of_finetuning(test_acc, history.record, trainer.current_epoch)
     summary |= {"precision": trainer.precision, "seed": config.seed}
     if trainer.is_global_zero:
@@ -112,9 +126,11 @@ def remove_channels(
     Raises:
         PruningError: it cannot be pruned so.
     """
-    options = {key: value for key, value in plain(config.prune).items() if key not in STEPS}
+    options = {key: value for key, value in plain(config.prune).items() if key not in OF_THE_STAGE}
     options["scope"] = options["scope"] or classifier.spec.scope
     options["importance"] = _importance(config, classifier, data)
+    if config.prune.steps > 1:
+        options["ratio"] = shares(config.prune.ratio, config.prune.steps, config.prune.schedule)[0]
     if config.prune.plan is not None:
         options |= {"plan": read_json(Path(config.prune.plan)), "ratio": None}
     example = torch.zeros(1, *classifier.spec.image_shape)
@@ -132,6 +148,33 @@ def remove_channels(
         images = (images for images, _ in data.calibration_batches(batches))
         recalibrate(pruned, track(images, "recalibrating", batches))
     return pruned, report
+
+
+def _further_steps(
+    config: DictConfig,
+    classifier: Classifier,
+    data: ClassificationData,
+    first: PruningReport | None,
+) -> list[pl.Callback]:
+    """The steps that come while fine-tuning, if there are any; `first` is what the first did."""
+    asked = config.prune
+    if asked.steps == 1:
+        return []
+    names = (
+        "coupled",
+        "target",
+        "round_to",
+        "min_channels",
+        "max_ratio",
+        "ratios",
+        "ignore",
+        "absorb",
+    )
+    options = {key: value for key, value in plain(asked).items() if key in names}
+    options["scope"] = asked.scope or classifier.spec.scope
+    options["importance"] = _importance(config, classifier, data)
+    every, schedule = asked.epochs_per_step, asked.schedule
+    return [GradualPruning(asked.ratio, asked.steps, every, schedule, options=options, first=first)]
 
 
 def _importance(config: DictConfig, classifier: Classifier, data: ClassificationData) -> Any:
