@@ -13,6 +13,7 @@ COMMANDS = {
     "prune": "python prune.py",
     "export": "python -m rni_pl.export",
     "benchmark": "python -m rni_pl.benchmark",
+    "sensitivity": "python -m rni_pl.sensitivity",
 }
 HIDDEN = {"defaults", "hydra"}  # how files are put together, and where Hydra writes
 ENTRY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s].*?))?(?: +# (?P<note>.*))?$")

@@ -54,6 +54,11 @@ def benchmark() -> None:
     _tool("benchmark", "rni_pl.latency.comparing")
 
 
+def sensitivity() -> None:
+    """Measure how much accuracy each layer's channels are worth."""
+    _tool("sensitivity", "rni_pl.training.sensitivity")
+
+
 def _tool(name: str, home: str) -> None:
     """A command without a run directory: `run(config)` of module `home`."""
     arguments = sys.argv[1:]

@@ -16,7 +16,7 @@ ALIKE = 0.6
 NOTES = ("command", "overrides")  # what `config.remember` adds
 STAGES = ("train", "prune")  # commands with groups of files to choose from
 TITLES = {name: f"{name}.py" for name in STAGES}
-TITLES |= {name: f"rni_pl.{name}" for name in ("export", "benchmark")}
+TITLES |= {name: f"rni_pl.{name}" for name in ("export", "benchmark", "sensitivity")}
 CHOICES = (
     "protocol",
     "experiment",

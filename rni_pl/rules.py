@@ -247,6 +247,15 @@ ENGINES = ("eager", "compiled", "onnx")
 
 RULES_OF: dict[str, dict[str, Rule]] = {
     "export": {"output": _path_to(".onnx", ".pt2"), "align": _integer_from(1, 4096)},
+    "sensitivity": {
+        "ratios": Rule(
+            "a list of shares above 0 and below 1",
+            lambda v: isinstance(v, list) and bool(v) and all(SHARE.holds(r) and r > 0 for r in v),
+        ),
+        "share": Rule("0 < value <= 1", lambda v: _number(v) and 0 < v <= 1),
+        "max_drop": SHARE,
+        "coupled": FLAG,
+    },
     "benchmark": {
         "checkpoint": _each(TEXT),
         "engines": _each(_choice(*ENGINES)),
@@ -289,6 +298,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
     "train": ("arch", "method", *_OF_BOTH, "init", "shrink"),
     "prune": ("checkpoint", "prune", "distill", *_OF_BOTH),
     "export": ("checkpoint", "output", "allow", "align"),
+    "sensitivity": (
+        *("checkpoint", "allow", "data", "ratios", "share", "max_drop", "coupled", "seed"),
+    ),
     "benchmark": (
         *("checkpoint", "allow", "engines", "batch", "threads"),
         *("align", "repeats", "json", "prune"),

@@ -68,6 +68,36 @@ def add_hyperparameters(
     writer.flush()
 
 
+def sensitivity_image(curves: Mapping[str, list[tuple[float, float]]], whole: float) -> np.ndarray:
+    """Layers by shares: the darker, the more accuracy is lost where that share is removed.
+
+    Args:
+        curves: layer -> pairs of a share and the accuracy without it.
+        whole: the accuracy of the whole network.
+
+    Returns:
+        An RGB picture, uint8 of shape (H, W, 3).
+    """
+    font = ImageFont.load_default(12)
+    left, cell = 12 + max(round(font.getlength(name)) for name in curves), 44
+    longest = max(curves.values(), key=lambda curve: len(curve))
+    picture = Image.new("RGB", (left + cell * len(longest), ROW * (len(curves) + 1)), "white")
+    draw = ImageDraw.Draw(picture)
+    for column, (share, _) in enumerate(longest):
+        place = left + cell * column + cell // 2, ROW // 2
+        draw.text(place, f"{share:.0%}", INK, font, anchor="mm")
+    for row, (name, curve) in enumerate(curves.items(), 1):
+        draw.text((left - 6, ROW * row + ROW // 2), name, INK, font, anchor="rm")
+        for column, (_, accuracy) in enumerate(curve):
+            lost = min(max((whole - accuracy) / whole, 0.0), 1.0) if whole else 0.0
+            x, y = left + cell * column, ROW * row
+            shade = tuple(round(255 + lost * (dark - 255)) for dark in KEPT)
+            draw.rectangle((x + 1, y + 1, x + cell - 2, y + ROW - 2), shade)
+            ink = "white" if lost > 0.6 else INK
+            draw.text((x + cell // 2, y + ROW // 2), f"{accuracy:.0%}", ink, font, anchor="mm")
+    return np.asarray(picture)
+
+
 def kept_image(kept: Mapping[str, int], widths: Mapping[str, int]) -> np.ndarray:
     """One bar a layer: its channels, and how many of them are kept.
 

@@ -15,6 +15,7 @@ CONFIG = "config.yaml"  # resolved
 SUMMARY = "summary.json"  # the figures, once the run is done
 BEFORE = "before_finetuning.json"  # those of a pruned network, before fine-tuning
 ORIGIN = "checkpoint.sha256"  # of the weights that were pruned
+SENSITIVITY = "sensitivity.json"  # accuracy against the share of each layer
 PLAN = "plan.json"  # the channels that layers keep
 FAILURE = "failure.json"  # why a run is not done
 CHECKPOINTS = "checkpoints"
@@ -25,7 +26,7 @@ HALF_WRITTEN = ".*.tmp.*"  # what `whole` leaves where it is killed
 
 # All that a run writes, and so all that `overwrite=true` deletes.
 RUN_FILES = (
-    SUMMARY, BEFORE, ORIGIN, PLAN, FAILURE, BEST, LAST,
+    SUMMARY, BEFORE, ORIGIN, PLAN, SENSITIVITY, FAILURE, BEST, LAST,
     "hparams.yaml", "events.out.tfevents.*", "metrics.csv",  # of loggers
     CONFIG,  # last: a run is there as long as its configuration is
 )  # fmt: skip
