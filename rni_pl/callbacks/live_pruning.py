@@ -139,15 +139,21 @@ class LivePruning(*BASES):  # type: ignore[misc]
             if isinstance(inputs, dict):  # Lightning's way to say keyword arguments
                 inputs, kwargs = (), inputs
         elif inputs is None:
-            inputs = batch[0] if isinstance(batch, list | tuple) else batch
+            inputs = _few(batch[0] if isinstance(batch, list | tuple) else batch)
         like = next(p for p in network.parameters() if p.is_floating_point())
 
-        def few(x: Tensor) -> Tensor:
-            x = x[:IMAGES] if x.ndim else x
+        def of_its_kind(x: Tensor) -> Tensor:
             return x.to(like) if x.is_floating_point() else x.to(like.device)
 
-        inputs, kwargs = pytree.tree_map_only(Tensor, few, (inputs, kwargs))
+        inputs, kwargs = pytree.tree_map_only(Tensor, of_its_kind, (inputs, kwargs))
         return {"example_inputs": inputs, "example_kwargs": kwargs}
+
+
+def _few(inputs: Any) -> Any:
+    """The first images of a batch: of a list of them, or of tensors in whatever holds them."""
+    if isinstance(inputs, list):
+        return inputs[:IMAGES]
+    return pytree.tree_map_only(Tensor, lambda x: x[:IMAGES] if x.ndim else x, inputs)
 
 
 class _Resizing(CheckpointIO):

@@ -112,6 +112,8 @@ def _moved(label: Label, full: Tensor, letters: Sequence[str], out: Sequence[str
 )  # fmt: skip
 def elementwise(run: Propagation, op: Op) -> list[Label]:
     """The label of a result: where several tensors meet, their channels are tied."""
+    if op.name == "where" and len(op.tensors) == 1:  # places, whose number is anything
+        raise Unclear("picks elements by values")
     given = [(x, a) for x, a in zip(op.tensors, op.inputs, strict=True) if a is not None]
     active = [(x, label) for x, label in given if label and not label.name]
     named = [(x, label) for x, label in given if label.name]

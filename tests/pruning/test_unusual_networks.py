@@ -130,3 +130,17 @@ def test_several_inputs_and_outputs() -> None:
     with torch.no_grad():
         found, expected = (net(*inputs)["logits"] for net in (pruned, masked(model, report)))
     assert difference(found, expected) < 1e-5
+
+
+def test_places_chosen_by_value_among_channels_and_positions() -> None:
+    """As detectors choose what they are sure of: however many that are, in front channels go."""
+
+    def sure(net: Any, x: Tensor) -> Tensor:
+        y = net.stem(x)
+        scores = net.out(y).permute(0, 2, 3, 1).flatten().sigmoid()
+        (places,) = torch.where(scores > 0.45)
+        return net.head(y) + scores[places[:7]].sum()
+
+    model, x = prepared(lambda: Net(sure, out=nn.Conv2d(12, 5, 1)))
+    report = check(model, x, ratio=0.5)
+    assert len(report.kept["stem.1"]) == 6
