@@ -43,7 +43,13 @@ EVERYTHING = [shown for page in PAGES for shown in shown_in(page)]
 COMMANDS = [shown for shown in EVERYTHING if shown.language == "bash"]
 
 INSTALL = re.compile(r"pip install (?:--quiet )?(?:-e )?\"?(?:\.|rni_pl)(?:\[([\w,]+)\])?\"?")
-SETTINGS = {"train", "prune", "export", "benchmark"}  # commands that are given settings
+SETTINGS = {
+    "train",
+    "prune",
+    "export",
+    "benchmark",
+    "sensitivity",
+}  # commands that are given settings
 
 
 def slow(name: str) -> Any:

@@ -33,6 +33,8 @@ ELSEWHERE = {
     "hparams_search=optuna": "runs/test_sweeps.py::test_search_maximises_validation_accuracy",
     "trainer=ddp trainer.devices": "training/test_distributed.py::test_number_of_processes",  # GPUs
     "rni_pl[ray]": "runs/test_sweeps.py::test_missing_extras_are_named",
+    "examples/": "test_examples.py::test_an_example_runs",
+    "pip install ultralytics": "test_examples.py::test_an_example_runs",
     "torchrun": "training/test_distributed.py::test_two_machines",
     "srun": "training/test_distributed.py::test_two_machines",
     "experiment=": "conf/test_experiments.py::test_a_sweep_finds_its_places",
@@ -41,7 +43,12 @@ ELSEWHERE = {
     "test_the_tables_of_the_page_are_those_of_the_runs",
 }
 SCRIPTS = {"train.py": "train", "prune.py": "prune"}
-TOOLS = {"rni_pl.export": "export", "rni_pl.benchmark": "benchmark", "rni_pl.report": "report"}
+TOOLS = {
+    "rni_pl.export": "export",
+    "rni_pl.benchmark": "benchmark",
+    "rni_pl.sensitivity": "sensitivity",
+    "rni_pl.report": "report",
+}
 
 
 def program(command: str) -> tuple[str, list[str]]:
@@ -145,6 +152,8 @@ class Reader:
         if name == "export":
             (output,) = [a.partition("=")[2] for a in arguments if a.startswith("output=")]
             return run_command(name, *arguments) or 1 - Path(output).is_file()
+        if name == "sensitivity":
+            return run_command(name, *arguments, "share=0.1", "ratios=[0.5]")
         if name == "report":
             return report(arguments)
         return getattr(self, name.replace("-", "_"))(arguments) if name else None

@@ -126,7 +126,10 @@ def short_run(name: str, arguments: list[str]) -> list[str]:
         if not choices <= set(AT_HAND):
             arguments = [a for a in arguments if not a.startswith("data.")]
             arguments = replaced(arguments, {"data": "digits"})
-    return replaced(arguments, FEW)
+    few = dict(FEW)
+    if any(argument.startswith("prune.steps=") for argument in arguments):
+        del few["trainer.max_epochs"]  # the steps take their epochs
+    return replaced(arguments, few)
 
 
 def short_benchmark(arguments: list[str]) -> list[str]:
