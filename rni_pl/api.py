@@ -27,12 +27,13 @@ def train(
     reg_weight: float | None = None,
     b: float | None = None,
     epochs: int = 160,
-    lr: float = 0.1,
+    lr: float | None = None,
     batch_size: int = 64,
     seed: int = 0,
     device: str = "auto",
     run_dir: str | Path | None = None,
     overrides: tuple[str, ...] | list[str] = (),
+    shrink: int = 0,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a network with a sparsity regulariser.
 
@@ -44,13 +45,15 @@ def train(
             latter's for all other networks.
         b: shift of RNI's gradient bump (the paper's b); None: the paper's.
         epochs: number of epochs.
-        lr: initial learning rate.
+        lr: learning rate; None: the optimiser's own, 0.1 of SGD.
         batch_size: images a step.
         seed: of weights, order, augmentation and validation split.
         device: ``"cpu"``, ``"gpu"``, ``"auto"`` or any other accelerator of Lightning's.
         run_dir: where to keep checkpoints, logs and summary; None keeps nothing. One that holds a
             run is refused, unless ``"overwrite=true"`` is among the overrides.
         overrides: further settings as on the command line, such as ``"data.root=/data"``.
+        shrink: every so many epochs, channels that have receded go for good; 0: never. For the
+            other settings of it give ``"shrink.below=0.01"`` and the like.
 
     Returns:
         The network of the best epoch, on the CPU in evaluation mode, and logs: ``test_acc`` and
@@ -65,6 +68,7 @@ def train(
     settings = [f"arch={arch}", f"method={method}"]
     settings += _shared(dataset, epochs, lr, batch_size, seed, device)
     given = {"reg_weight": reg_weight, "shift": b}
+    settings += [f"shrink.every={shrink}"] if shrink else []
     settings += [f"method.{key}={value}" for key, value in given.items() if value is not None]
     config = _configure("train", settings, overrides)
     with _place(run_dir, config) as place:
@@ -77,7 +81,7 @@ def prune_finetune(
     method: str | None = None,
     prune_pc: float = 0.5,
     epochs: int = 160,
-    lr: float = 0.1,
+    lr: float | None = None,
     batch_size: int = 64,
     seed: int = 0,
     device: str = "auto",
@@ -147,15 +151,16 @@ def _method_and_scope(known: ModelSpec | None, method: str | None) -> tuple[str,
 
 
 def _shared(
-    dataset: str, epochs: int, lr: float, batch_size: int, seed: int, device: str
+    dataset: str, epochs: int, lr: float | None, batch_size: int, seed: int, device: str
 ) -> list[str]:
     settings = [
         f"data={dataset}",
         f"data.batch_size={batch_size}",
-        f"optimizer.lr={lr}",
         f"trainer.max_epochs={epochs}",
         f"seed={seed}",
     ]
+    if lr is not None:
+        settings.append(f"optimizer.lr={lr}")
     if device != "auto":  # what `trainer=...` among the overrides says stays
         settings.append(f"trainer.accelerator={'gpu' if device == 'cuda' else device}")
     return settings

@@ -9,6 +9,7 @@ import pytest
 import torch
 from left_by_runs import assert_same_end, stop_after, summary
 
+import rni_pl
 from rni_pl import load_model
 from rni_pl.norm import scaled_norms
 
@@ -91,6 +92,27 @@ def test_what_went_already_may_be_more_than_is_asked(shrunk: Path, command: Call
         assert command("prune", *given).status == 0
     found = summary(Path("run"))
     assert found["macs_pruned"] == summary(shrunk)["macs_by_epoch"][-1]
+
+
+def test_from_python(command: Callable) -> None:
+    few = [*FEW[1:], "trainer.precision=32-true", "shrink.below=0.49", "method.reg_weight=0.02"]
+    model, logs = rni_pl.train(
+        "digits", "resnet20", epochs=2, shrink=1, device="cpu", overrides=few, run_dir="run"
+    )
+    by_epoch = logs["summary"]["macs_by_epoch"]
+    assert by_epoch[1] < by_epoch[0]
+    assert (
+        load_model("run")(torch.zeros(1, 3, 32, 32)).shape == model(torch.zeros(1, 3, 32, 32)).shape
+    )
+
+
+def test_the_fast_presets(command: Callable, trained: Path) -> None:
+    given = ("experiment=fast", "arch=resnet20", "data=digits", "debug=few_batches")
+    assert command("train", *given, "hydra.run.dir=dense").status == 0
+    assert "macs_by_epoch" in summary(Path("dense"))
+    given = ("experiment=prune_fast", "checkpoint=dense", "debug=few_batches")
+    done = command("prune", *given, "hydra.run.dir=small")
+    assert done.status == 0, done.err
 
 
 def test_off_is_off(command: Callable) -> None:
