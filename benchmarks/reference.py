@@ -1,7 +1,7 @@
 """The reference recipe as a plain PyTorch loop: what a user would run instead.
 
 Float32, contiguous tensors, torchvision's transforms image by image in one worker process, batch
-64, the penalty in the loss. Of rni_pl it takes the network and the penalty alone.
+64, the penalty in the loss. Of rni_pl it takes only the network and the penalty.
 """
 
 import sys

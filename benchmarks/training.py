@@ -41,6 +41,7 @@ from rni_pl.data import Augment, BatchLoader, ImageData, Images, Split
 from rni_pl.regularisers import Regulariser
 from rni_pl.training import fitting, hardware
 from rni_pl.training.network import new_classifier
+from rni_pl.training.trainer import make_trainer
 
 MEASURED = ("regulariser", "data", "peak", "convolutions")
 """What (c) is asked for beside its steps."""
@@ -87,11 +88,11 @@ def run_pipeline(job: Job, turn: Turn) -> None:
     classifier = new_classifier(cfg, data, regulariser, fitting.make_recipe(cfg))
     callbacks: list[Any] = [SparsityRegulariser(regulariser), History(), TakeTurns()]
     with tempfile.TemporaryDirectory() as folder:
-        fitting.make_trainer(cfg, Path(folder), callbacks).fit(classifier, datamodule=data)
+        make_trainer(cfg, Path(folder), callbacks).fit(classifier, datamodule=data)
 
 
 def run_bare(job: Job, turn: Turn) -> None:
-    """(c): the step alone, always on the same batch."""
+    """(c): the step by itself, always on the same batch."""
     cfg, regulariser = job.config(), job.regulariser()
     hardware.keep_freed_memory()
     recipe = fitting.make_recipe(cfg)
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--images", type=int, default=50_000, help="in the training set")
-    parser.add_argument("--quick", action="store_true", help="RNI alone, few rounds")
+    parser.add_argument("--quick", action="store_true", help="RNI only, few rounds")
     parser.add_argument("--serve", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -207,7 +208,7 @@ def main() -> None:
         given.methods, given.rounds, given.steps = ["rni"], 3, 6
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch {BATCH}")
     print("| network | method | a, img/s | b | c | b/a | b/c | regulariser | data | of conv peak "
-          "| convs alone/a | a, MB | b, MB |\n" + "|---" * 13 + "|")  # fmt: skip
+          "| convs only/a | a, MB | b, MB |\n" + "|---" * 13 + "|")  # fmt: skip
     for arch, method in itertools.product(given.archs, given.methods):
         found = compare(Job(arch, method, given.images), given.rounds, given.steps)
         cells = [f"{found[k]:.0f}" for k in "abc"] + [f"{found[k]:.2f}" for k in ("b/a", "b/c")]

@@ -1,10 +1,8 @@
 """The commands: Hydra in front, one line for every mistake."""
 
 import os
-import pickle
 import sys
 import threading
-import warnings
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -14,21 +12,25 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from rni_pl import config as configuration
 from rni_pl import helping
 from rni_pl.errors import ConfigError, Interrupted, RniError, StorageError, first_line
 from rni_pl.runs import stored
 from rni_pl.runs.files import CONFIG, remove_empty
+from rni_pl.saying import (
+    EXPECTED,
+    is_of_a_job,
+    portable,
+    print_long,
+    say,
+    unless_storage,
+    warn_in_one_line,
+)
 from rni_pl.training import sharing
 from rni_pl.training.signals import behind, handled_by, stop
-
-# What a user can cause and mend; anything else is a fault of ours, or of a network of the user's.
-EXPECTED = (RniError, HydraException, OmegaConfBaseException, OSError)
 
 # Whether the user asked for it, before a command here sets it.
 TRACES = "HYDRA_FULL_ERROR" in os.environ
@@ -63,16 +65,16 @@ def _tool(name: str, home: str) -> None:
     """A command without a run directory: `run(config)` of module `home`."""
     arguments = sys.argv[1:]
     if helping.FLAGS & set(arguments):
-        _print(helping.of_tool(name))
+        print_long(helping.of_tool(name))
         return
     _find_modules_here()
     try:
         config = configuration.compose_config(name, arguments)
         tool = import_module(home)  # imports torch: only once the configuration is sound
-        _warn_in_one_line()
+        warn_in_one_line()
         tool.run(config)
     except (RniError, OSError) as error:
-        _say(error)
+        say(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -118,14 +120,14 @@ class _Command:
         # Hydra then raises what it finds instead of printing it in many lines.
         os.environ.setdefault("HYDRA_FULL_ERROR", "1")
         # The logger writes in a thread; what goes wrong there is raised here as well.
-        threading.excepthook = _unless_storage
+        threading.excepthook = unless_storage
         with handled_by(stop), sharing.between_jobs():
             try:
                 self._help_or_run()
             except Exception as error:
                 if error in self.told:
                     pass
-                elif self.begun or isinstance(error, EXPECTED) or _is_of_a_job(error):
+                elif self.begun or isinstance(error, EXPECTED) or is_of_a_job(error):
                     self._note(error)
                 else:  # Hydra checks types with less care than we do
                     self._note(ConfigError(f"this makes no configuration: {first_line(error)}"))
@@ -133,7 +135,7 @@ class _Command:
 
     def _help_or_run(self) -> None:
         if helping.FLAGS & set(self.arguments):
-            _print(helping.of_command(self.name, self.arguments))
+            print_long(helping.of_command(self.name, self.arguments))
         elif run_dir := self._resumed_directory():
             self._resume(run_dir)
         else:
@@ -170,7 +172,7 @@ class _Command:
         run = stored.resumed(self.name, run_dir, overrides)
         configuration.check(run.config)
         if given.cfg:
-            _print(stored.to_yaml(run.config))
+            print_long(stored.to_yaml(run.config))
             return
 
         def job() -> dict[str, Any]:
@@ -178,7 +180,7 @@ class _Command:
             from rni_pl.runs import resume
             from rni_pl.training import launch
 
-            _warn_in_one_line()
+            warn_in_one_line()
             resume.vet(run)
             resume.check_epochs(run)
             return launch.run(self.name, run.config, run_dir).summary
@@ -196,7 +198,7 @@ class _Command:
             self._note(error)
             if not sweeps:
                 return None
-            self.told.append(_portable(error))
+            self.told.append(portable(error))
             # The sweep goes on; its launcher brings this home, wherever the job ran.
             raise self.told[-1] from error
 
@@ -218,7 +220,7 @@ class _Command:
             from rni_pl.runs import directory
             from rni_pl.training import launch
 
-            _warn_in_one_line()
+            warn_in_one_line()
             goes_on, config.resume = sweeps or config.resume == "auto", None
             if not config.overwrite:
                 if not goes_on:
@@ -235,7 +237,7 @@ class _Command:
         expected = isinstance(error, EXPECTED)
         if self.traces and not expected:
             raise error
-        _say(error)
+        say(error)
         self.status = max(self.status, 2 if expected else 1)
 
 
@@ -287,47 +289,3 @@ def _say_where(summary: dict[str, Any], run_dir: Path) -> None:
         place = run_dir.relative_to(here) if run_dir.is_relative_to(here) else run_dir
         reached = f"; test accuracy {summary['test_acc']:.2%}" if "test_acc" in summary else ""
         print(f"run directory: {place}{reached}", flush=True)
-
-
-def _print(text: str) -> None:
-    """Print what may be long, to a reader that may stop reading: ``--help | head``."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what exit flushes
-
-
-def _portable(error: Exception) -> Exception:
-    """The error itself, or one that says the same, if it does not survive a launcher's pickling."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    error._of_a_job = True  # type: ignore[attr-defined]  # pickled with it
-    return error
-
-
-def _is_of_a_job(error: Exception) -> bool:
-    """Whether a job that ran in another process failed with this error."""
-    return getattr(error, "_of_a_job", False)
-
-
-def _say(error: Exception) -> None:
-    message = str(error) if isinstance(error, RniError) else configuration.one_line(error)
-    if not isinstance(error, EXPECTED):
-        message = f"unexpected {type(error).__name__}: {message} (HYDRA_FULL_ERROR=1 shows where)"
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-
-
-def _warn_in_one_line() -> None:
-    """To be called behind all imports: Lightning sets a format of its own in its."""
-    warnings.formatwarning = _one_line  # type: ignore[assignment]
-
-
-def _one_line(message: Warning | str, *_: Any) -> str:
-    return f"warning: {' '.join(str(message).split())}\n"
-
-
-def _unless_storage(trouble: threading.ExceptHookArgs) -> None:
-    if not issubclass(trouble.exc_type, OSError):
-        threading.__excepthook__(trouble)

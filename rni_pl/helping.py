@@ -14,8 +14,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rni_pl.config import config_dir, explained
+from rni_pl.config import config_dir
 from rni_pl.errors import ConfigError
+from rni_pl.explaining import explained
 
 FLAGS = {"-h", "--help"}
 

@@ -9,7 +9,26 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rni_pl.errors import ConfigError
-from rni_pl.rules import CLOSED, OPEN, SETTINGS
+
+CLOSED = ("prune", "distill", "loss", "shrink")  # groups that have no setting but those with a rule
+# Groups that take arguments of what they make.
+OPEN = ("arch", "method", "data", "optimizer", "scheduler", "trainer", "logger", "callbacks")
+_OF_BOTH = (
+    "data", "optimizer", "scheduler", "trainer", "logger", "callbacks", "loss", "seed",
+    "shorten", "compile", "resume", "overwrite", "allow",
+)  # fmt: skip
+SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
+    "train": ("arch", "method", *_OF_BOTH, "init", "shrink"),
+    "prune": ("checkpoint", "prune", "distill", *_OF_BOTH),
+    "export": ("checkpoint", "output", "allow", "align"),
+    "sensitivity": (
+        *("checkpoint", "allow", "data", "ratios", "share", "max_drop", "coupled", "seed"),
+    ),
+    "benchmark": (
+        *("checkpoint", "allow", "engines", "batch", "threads"),
+        *("align", "repeats", "json", "prune"),
+    ),
+}
 
 # How alike two names have to be, from 0 to 1, for one to be taken for the other.
 ALIKE = 0.6

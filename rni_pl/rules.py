@@ -268,76 +268,17 @@ RULES_OF: dict[str, dict[str, Rule]] = {
         "prune.round_to": _each(RULES["prune.round_to"]),
     },
 }
-CLOSED = ("prune", "distill", "loss", "shrink")  # groups that have no setting but those with a rule
-OPEN = (
-    "arch",
-    "method",
-    "data",
-    "optimizer",
-    "scheduler",
-    "trainer",
-    "logger",
-    "callbacks",
-)  # groups that take arguments of what they make
-_OF_BOTH = (
-    "data",
-    "optimizer",
-    "scheduler",
-    "trainer",
-    "logger",
-    "callbacks",
-    "loss",
-    "seed",
-    "shorten",
-    "compile",
-    "resume",
-    "overwrite",
-    "allow",
-)
-SETTINGS: dict[str, tuple[str, ...]] = {  # what each command has at the top
-    "train": ("arch", "method", *_OF_BOTH, "init", "shrink"),
-    "prune": ("checkpoint", "prune", "distill", *_OF_BOTH),
-    "export": ("checkpoint", "output", "allow", "align"),
-    "sensitivity": (
-        *("checkpoint", "allow", "data", "ratios", "share", "max_drop", "coupled", "seed"),
-    ),
-    "benchmark": (
-        *("checkpoint", "allow", "engines", "batch", "threads"),
-        *("align", "repeats", "json", "prune"),
-    ),
-}
 MAY_BE_NULL = {
-    "logger",
-    "callbacks",
-    "threads",
-    "json",
-    "init",
-    "resume",
-    "prune.scope",
-    "prune.max_ratio",
-    "prune.ratios",
-    "prune.plan",
-    "loss.class_weights",
-    "data.mean",
-    "data.std",
-    "data.image_size",
-} | {
+    "logger", "callbacks", "threads", "json", "init", "resume", "prune.scope",
+    "prune.max_ratio", "prune.ratios", "prune.plan", "loss.class_weights", "data.mean",
+    "data.std", "data.image_size",
+}  # fmt: skip
+MAY_BE_NULL |= {
     f"trainer.{name}"
     for name in (
-        "min_epochs",
-        "max_time",
-        "gradient_clip_val",
-        "gradient_clip_algorithm",
-        "num_sanity_val_steps",
-        "log_every_n_steps",
-        "limit_train_batches",
-        "limit_val_batches",
-        "limit_test_batches",
-        "deterministic",
-        "benchmark",
-        "inference_mode",
-        "enable_progress_bar",
-        "enable_model_summary",
-        "profiler",
+        "min_epochs", "max_time", "gradient_clip_val", "gradient_clip_algorithm",
+        "num_sanity_val_steps", "log_every_n_steps", "limit_train_batches", "limit_val_batches",
+        "limit_test_batches", "deterministic", "benchmark", "inference_mode",
+        "enable_progress_bar", "enable_model_summary", "profiler",
     )
-}
+}  # fmt: skip

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rni_pl import cli, config, progress
 from rni_pl.callbacks import EpochLines
-from rni_pl.training import fitting
+from rni_pl.training.trainer import make_trainer
 
 
 def pretend_terminal(patch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_not_shown_by_further_processes(
 
 def bars_of_the_trainer(run_dir: Path) -> list[type]:
     cfg = config.compose_config("train", ["data=digits"])
-    callbacks = fitting.make_trainer(cfg, run_dir, []).callbacks
+    callbacks = make_trainer(cfg, run_dir, []).callbacks
     return [type(callback) for callback in callbacks if isinstance(callback, ProgressBar)]
 
 
@@ -79,9 +79,7 @@ def test_lightnings_bar_is_on_on_a_terminal(
 
 def lines_of_the_trainer(run_dir: Path, *overrides: str) -> bool:
     cfg = config.compose_config("train", ["data=digits", *overrides])
-    return any(
-        isinstance(one, EpochLines) for one in fitting.make_trainer(cfg, run_dir, []).callbacks
-    )
+    return any(isinstance(one, EpochLines) for one in make_trainer(cfg, run_dir, []).callbacks)
 
 
 def test_lines_are_printed_where_there_is_no_bar(

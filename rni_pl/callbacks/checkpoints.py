@@ -79,7 +79,7 @@ def _check_steps(trainer: pl.Trainer, every: int) -> None:
     if after and trainer.max_steps == trainer.estimated_stepping_batches:
         rank_zero_warn(
             f"trainer.max_steps={trainer.max_steps} ends {after} steps after a validation: what "
-            "they learn is in last.ckpt alone"
+            "they learn is only in last.ckpt"
         )
 
 
@@ -101,7 +101,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, written whole or not at all and read as plain data alone.
+    """Lightning's checkpoints, written whole or not at all and read as plain data only.
 
     Lightning's own go through the system's temporary folder, which may be another file system, so
     that a kill can leave half a file; and they may be lost with the power.

@@ -22,7 +22,7 @@ class EpochLines(pl.Callback):
         self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the line, from the first process alone."""
+        """Print the line, from the first process only."""
         # Both in every process, since they may wait for one another; the loss is logged later.
         figures, metrics = trainer.callback_metrics, cast(Any, pl_module.metrics)
         loss = metrics["train_metrics"]["train/loss"]

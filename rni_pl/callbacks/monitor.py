@@ -17,7 +17,7 @@ class Monitor(pl.Callback):
 
     Writes, after every epoch, the histograms ``importance/all`` and ``importance/LAYER`` (the step
     is the epoch); where the model was pruned, the image ``kept channels``. All of it by the first
-    process alone, and nothing within an epoch.
+    process only, and nothing within an epoch.
 
     Args:
         report: what was removed from the network before; None: nothing, or it was shown before.

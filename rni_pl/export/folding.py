@@ -20,7 +20,7 @@ from rni_pl.pruning.trace import trace
 def fold(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy, in evaluation mode, whose convolutions do the work of the norm layers behind them.
 
-    A norm layer is folded where it alone reads the output of a convolution, and each of the two is
+    A norm layer is folded where only it reads the output of a convolution, and each of the two is
     called once and bare; every other one stays as it is. Where timm's BatchNorm carries an
     activation, the activation stays. `example` is a batch of images, for tracing.
 

@@ -18,8 +18,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rni_pl.config import absolute_paths, explained, flat, plain
+from rni_pl.config import absolute_paths, flat, plain
 from rni_pl.errors import ConfigError
+from rni_pl.explaining import explained
 from rni_pl.runs.files import CONFIG
 
 # Settings of one command, which are no part of the run.

@@ -32,6 +32,7 @@ from rni_pl.training import fitting, inherit, since_birth
 from rni_pl.training.losses import CrossEntropy, Distillation
 from rni_pl.training.module import Classifier
 from rni_pl.training.sharing import shared
+from rni_pl.training.trainer import make_trainer
 
 # Settings of `prune` that are no options of the removal itself.
 OF_THE_STAGE = (
@@ -73,7 +74,7 @@ def prune_and_finetune(
         teacher = inherit.teacher(config) if last else dense
         classifier.loss = Distillation(teacher, **config.distill, hard=classifier.loss)
     history, steps = History(), _further_steps(config, classifier, data, report)
-    trainer = fitting.make_trainer(config, run_dir, [*steps, history], report)
+    trainer = make_trainer(config, run_dir, [*steps, history], report)
     directory.keep_source(config, run_dir)
 
     with directory.written(trainer, config, run_dir):

@@ -14,6 +14,7 @@ from rni_pl.runs.summary import Figures, Outcome, of_training
 from rni_pl.training import fitting
 from rni_pl.training.losses import CrossEntropy
 from rni_pl.training.network import new_classifier
+from rni_pl.training.trainer import make_trainer
 
 
 def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcome:
@@ -36,7 +37,7 @@ def train(config: DictConfig, run_dir: Path, watch_test: bool = False) -> Outcom
     fitting.check(config, classifier, data, last)
     history = History(costs=bool(shrink))
     callbacks: list[pl.Callback] = [SparsityRegulariser(regulariser), *shrink, history]
-    trainer = fitting.make_trainer(config, run_dir, callbacks)
+    trainer = make_trainer(config, run_dir, callbacks)
 
     with directory.written(trainer, config, run_dir):
         fitting.fit(trainer, classifier, data, run_dir, last, config.compile)

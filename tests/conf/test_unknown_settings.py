@@ -8,7 +8,7 @@ from conftest import SHORT
 
 from rni_pl.config import compose_config
 from rni_pl.errors import ConfigError
-from rni_pl.rules import SETTINGS
+from rni_pl.naming import SETTINGS
 from rni_pl.runs.spec import ModelSpec
 from rni_pl.training.inherit import data_of
 

@@ -16,9 +16,9 @@ import pytorch_lightning as pl
 from conftest import run_command
 
 from rni_pl.norm import norm_kind
-from rni_pl.training import finetuning, fitting
+from rni_pl.training import finetuning, sparsity, trainer
 
-make_trainer, remove_channels = fitting.make_trainer, finetuning.remove_channels
+make_trainer, remove_channels = trainer.make_trainer, finetuning.remove_channels
 
 
 class Watch(pl.Callback):
@@ -46,7 +46,8 @@ class Watch(pl.Callback):
         return pruned, report
 
     def install(self, patch: Any = setattr) -> None:
-        patch(fitting, "make_trainer", self.make_trainer)
+        patch(finetuning, "make_trainer", self.make_trainer)
+        patch(sparsity, "make_trainer", self.make_trainer)
         patch(finetuning, "remove_channels", self.remove_channels)
 
 

@@ -11,9 +11,9 @@ import yaml
 from conftest import ROOT, SHORT, run_command, run_python
 from left_by_runs import stop_after, summary
 
-from rni_pl.cli import _portable
 from rni_pl.config import compose_config
 from rni_pl.errors import DataError
+from rni_pl.saying import portable
 from rni_pl.training import fitting
 
 DIGITS = ("arch=resnet20", "data=digits", "data.root=/data", *SHORT)
@@ -120,9 +120,9 @@ def test_errors_that_do_not_survive_pickling() -> None:
     class Local(Exception):
         pass
 
-    assert str(_portable(Local("no such thing"))) == "Local: no such thing"
+    assert str(portable(Local("no such thing"))) == "Local: no such thing"
     kept = DataError("cat.png is torn")
-    assert _portable(kept) is kept
+    assert portable(kept) is kept
 
 
 @pytest.mark.parametrize("choice", ["joblib", "slurm", "optuna"])

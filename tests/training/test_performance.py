@@ -20,6 +20,7 @@ from rni_pl.training import fitting, hardware
 from rni_pl.training.network import new_classifier
 from rni_pl.training.recipe import Recipe
 from rni_pl.training.sharing import between_jobs, shared
+from rni_pl.training.trainer import make_trainer
 
 DIGITS = ("arch=resnet20", "data=digits", *SHORT)
 
@@ -48,7 +49,7 @@ def test_cudnn_searches_unless_deterministic(
     overrides = [f"trainer.benchmark={json.dumps(benchmark)}", "data=digits"]
     overrides.append(f"trainer.deterministic={json.dumps(deterministic)}")
     try:
-        fitting.make_trainer(config.compose_config("train", overrides), tmp_path, [])
+        make_trainer(config.compose_config("train", overrides), tmp_path, [])
         assert torch.backends.cudnn.benchmark is expected
     finally:
         torch.backends.cudnn.benchmark = before
@@ -58,7 +59,7 @@ def test_cudnn_searches_unless_deterministic(
 @pytest.mark.parametrize("forced", ["32-true", "bf16-mixed"])
 def test_one_setting_forces_the_precision(forced: str, tmp_path: Path) -> None:
     cfg = config.compose_config("train", ["data=digits", f"trainer.precision={forced}"])
-    assert fitting.make_trainer(cfg, tmp_path, []).precision == forced
+    assert make_trainer(cfg, tmp_path, []).precision == forced
 
 
 def test_optimiser_is_fused() -> None:
@@ -111,7 +112,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
     regulariser = RNI()
     watch = NoReading(monkeypatch)
     callbacks = [SparsityRegulariser(regulariser), History(), watch]
-    trainer = fitting.make_trainer(cfg, tmp_path, callbacks)
+    trainer = make_trainer(cfg, tmp_path, callbacks)
     trainer.fit(new_classifier(cfg, data, regulariser, Recipe()), datamodule=data)
     assert watch.read == []
 
