@@ -52,7 +52,7 @@ def sections(runs: Runs) -> Iterator[Section]:
         yield Section(
             task.title,
             {title: table for title, table in shown.items() if table is not None},
-            [*drawn, *plots.kept_channels(task)],
+            [*drawn, *plots.shrinking(task), *plots.kept_channels(task)],
             [f"{variant}: {modes(values)}" for variant, values in importances.items()],
         )
 

@@ -135,6 +135,27 @@ def histograms(task: Task, importances: Mapping[str, np.ndarray]) -> Plot | None
         return Plot("Importances of the dense networks", _svg(figure))
 
 
+def shrinking(task: Task) -> list[Plot]:
+    """MACs of each epoch, of networks that shrank while they were trained."""
+    dense = task.runs[(task.runs["ratio"] == DENSE) & (task.runs["shrunk"] != "")]
+    if dense.empty:
+        return []
+
+    def paint(axes: Axes) -> None:
+        for variant, runs in dense.groupby("variant", sort=False):
+            macs = pd.DataFrame([json.loads(text) for text in runs["shrunk"]]).mean()
+            look = looks(task)[str(variant)]
+            axes.plot(
+                range(1, len(macs) + 1), macs, label=variant, marker="o", markersize=3, **look
+            )
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(EngFormatter())
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("MACs of one image")
+
+    return [_draw("What an epoch costs while the network shrinks", paint)]
+
+
 def kept_channels(task: Task) -> list[Plot]:
     """What each layer keeps, one plot for each ratio: a share of its channels, where known."""
     return [_kept(task, ratio) for ratio in task.ratios]

@@ -16,8 +16,9 @@ from rni_pl.runs import checkpoint
 from rni_pl.runs.files import CHECKPOINTS, CONFIG, FAILURE, LAST, SUMMARY
 
 # Columns of the table, and of a CSV that can be read in place of directories. Accuracies are
-# fractions on the test set; `kept` and `widths` are channels by layer, as JSON.
-TEXTS = ("run", "dataset", "arch", "method", "variant", "ratio", "kept", "widths")
+# fractions on the test set. As JSON: `kept` and `widths`, channels by layer, and `shrunk`, the MACs
+# of each epoch of a network that shrank while it was trained (this one may be missing).
+TEXTS = ("run", "dataset", "arch", "method", "variant", "ratio", "kept", "widths", "shrunk")
 NUMBERS = (
     "seed", "acc_dense", "acc_pruned", "accuracy", "params_dense", "params", "macs_dense", "macs",
     "channels_dense", "channels", "latency_dense_ms", "latency_ms", "epochs", "best_epoch",
@@ -96,6 +97,7 @@ def read(places: Iterable[Path]) -> Runs:
 def _from_csv(file: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(file, dtype=dict.fromkeys(TEXTS, str), encoding="utf-8")
+        table = table if "shrunk" in table else table.assign(shrunk="")
         missing = [name for name in COLUMNS if name not in table]
         if missing:
             raise ConfigError(f"{file} is no file of runs: it has no column {missing[0]}")
@@ -251,6 +253,7 @@ def _row(run: _Run) -> dict[str, Any]:
     row: dict[str, Any] = {key: s[key] for key in COMMON}
     row |= {"run": run.name, "variant": "", "seed": s.get("seed")}
     row |= {key: s.get(key) for key in ("epochs", "best_epoch")}
+    row["shrunk"] = json.dumps(s["macs_by_epoch"]) if "macs_by_epoch" in s else ""
     if not run.is_pruned:
         row |= {"ratio": DENSE, "acc_dense": s["test_acc"], "accuracy": s["test_acc"]}
         row |= {key: s[key.removesuffix("_dense")] for key in ("params_dense", "macs_dense")}

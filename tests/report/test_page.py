@@ -119,6 +119,14 @@ def test_small_pictures_share_their_axes(tmp_path: Path) -> None:
     assert svg.count("share of the channels") == 1
 
 
+def test_a_network_that_shrinks_is_drawn(tmp_path: Path) -> None:
+    trained_run(tmp_path / "whole")
+    assert "What an epoch costs" not in report(tmp_path)
+    trained_run(tmp_path / "less", weight=1e-3, macs_by_epoch=[40_000_000, 10_000_000])
+    page = report(tmp_path)
+    assert "What an epoch costs while the network shrinks" in page
+
+
 def test_a_damaged_checkpoint_costs_its_histogram_only(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "t")
     save_checkpoint(run, "sigbn", {"bn": torch.zeros(4)})
