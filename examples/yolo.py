@@ -17,6 +17,7 @@ from canvases import canvases
 from torchvision.utils import save_image
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.modules import C2f
 
 from rni_pl import prune
 from rni_pl.callbacks.sparsity import add_gradient
@@ -97,6 +98,9 @@ def main() -> None:
     print(report)
     for parameter in pruned.parameters():
         parameter.requires_grad_(True)
+    for module in pruned.modules():
+        if isinstance(module, C2f):  # exports split by this number, where training halves
+            module.c = module.cv1.conv.out_channels // 2
     small = YOLO("yolov8n.yaml")
     small.train(trainer=trainer_of(pruned), **settings, name="pruned")
 
@@ -105,6 +109,7 @@ def main() -> None:
     again = YOLO(folder / "pruned.pt")
     after = again.val(data=settings["data"], imgsz=SIZE, device="cpu", plots=False).box.map50
     (first,) = again.predict(next((folder / "data/images/val").glob("*.png")), imgsz=SIZE)
+    again.export(format="torchscript", imgsz=SIZE)
     print(f"{len(first.boxes)} digits in one picture; saved as {folder / 'pruned.pt'}")
     print(f"mAP50 {before:.4f} dense, {after:.4f} pruned and fine-tuned")
 
