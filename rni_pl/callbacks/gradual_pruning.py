@@ -1,12 +1,13 @@
 """Pruning step by step, with training in between."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rni_pl.callbacks.live_pruning import LivePruning
 from rni_pl.errors import ConfigError
-from rni_pl.pruning import PruningReport
+from rni_pl.pruning import Importance, PruningReport
 
 SCHEDULES = ("linear", "geometric")
 
@@ -35,6 +36,8 @@ class GradualPruning(LivePruning):
         schedule: a choice of `SCHEDULES`, see `shares`.
         network, example, options: see `LivePruning`.
         first: what the first step removed, where that is done already.
+        importance: gives what the channels are ranked by, anew for each step: gradients of a
+            network of before are none of the present one.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class GradualPruning(LivePruning):
         example: Any = None,
         options: dict[str, Any] | None = None,
         first: PruningReport | None = None,
+        importance: Callable[[], Importance] | None = None,
     ) -> None:
         super().__init__(network, example, options)
         if steps < 1 or every < 1 or schedule not in SCHEDULES:
@@ -55,6 +59,7 @@ class GradualPruning(LivePruning):
                 f"allowed; allowed: numbers >= 1, {' or '.join(SCHEDULES)}"
             )
         self.shares, self.every = shares(ratio, steps, schedule), every
+        self.importance = importance
         self.target = self.options.get("target", "channels")
         self.done, self.last_cut = 0, 0
         self.began: float | None = None
@@ -71,7 +76,8 @@ class GradualPruning(LivePruning):
             return
         share = self.shares[self.done]
         rest = share if self.began is None else 1 - (1 - share) * self.began / self.left
-        self._note(self.prune(trainer, pl_module, batch, ratio=max(rest, 0.0)))
+        ranking = {} if self.importance is None else {"importance": self.importance()}
+        self._note(self.prune(trainer, pl_module, batch, ratio=max(rest, 0.0), **ranking))
         self.last_cut = epoch
         for checkpoint in trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.monitor:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from rni_pl import norm
 from rni_pl.callbacks.packages import BASES
+from rni_pl.errors import ConfigError
 from rni_pl.pruning import PruningReport, prune, prune_in_place, resize, structure_of
 
 IMAGES = 2  # of the first batch, on which the network is run
@@ -48,26 +49,32 @@ class LivePruning(*BASES):  # type: ignore[misc]
         super().__init__()
         self.network, self.example, self.options = network, example, dict(options or {})
         self._whole: nn.Module | None = None
+        self._io: _Resizing | None = None
         self.is_pruned = False
         self.gone: dict[str, list[float]] = {}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Have checkpoints give the network their sizes when they are read."""
 
-        def resized(checkpoint: dict[str, Any]) -> None:
+        def read(checkpoint: dict[str, Any]) -> None:
+            state = checkpoint.get("callbacks", {}).get(self.state_key) or {}
             for network in self.networks(trainer, pl_module):
-                self.resize(network, checkpoint)
+                resize(network, state.get("structure", {}))
 
-        plugin = trainer.strategy.checkpoint_io
-        if not isinstance(plugin, _Resizing):
-            trainer.strategy.checkpoint_io = _Resizing(plugin, resized)
+        if trainer.world_size > 1 and not hasattr(trainer.strategy, "configure_ddp"):
+            raise ConfigError(
+                f"{type(self).__name__} cannot prune under {type(trainer.strategy).__name__}; "
+                "allowed: ddp"
+            )
+        if self._io is None or trainer.strategy.checkpoint_io is not self._io:
+            self._io = _Resizing(trainer.strategy.checkpoint_io, read)
+            trainer.strategy.checkpoint_io = self._io
         self._whole = self.networks(trainer, pl_module)[0]
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Leave the trainer as it was."""
-        plugin = trainer.strategy.checkpoint_io
-        if isinstance(plugin, _Resizing):
-            trainer.strategy.checkpoint_io = plugin.inner
+        if self._io is not None and trainer.strategy.checkpoint_io is self._io:
+            trainer.strategy.checkpoint_io = self._io.inner
 
     def state_dict(self) -> dict[str, Any]:
         """The sizes of the network, once it is pruned."""

@@ -43,5 +43,5 @@ class OneShotPruning(LivePruning):
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prune, before the first batch of its epoch."""
-        if batch_idx == 0 and trainer.current_epoch == self.at_epoch and not self.is_pruned:
+        if batch_idx == 0 and trainer.current_epoch >= self.at_epoch and not self.is_pruned:
             self.report = self.prune(trainer, pl_module, batch, ratio=self.ratio)

@@ -36,7 +36,8 @@ from rni_pl.training.trainer import make_trainer
 
 # Settings of `prune` that are no options of the removal itself.
 OF_THE_STAGE = (
-    "recalibrate", "measure_latency", "plan_only", "steps", "epochs_per_step", "schedule"
+    "recalibrate", "measure_latency", "plan_only", "plan", "importance", "steps", "epochs_per_step",
+    "schedule",
 )  # fmt: skip
 
 
@@ -127,8 +128,7 @@ def remove_channels(
     Raises:
         PruningError: it cannot be pruned so.
     """
-    options = {key: value for key, value in plain(config.prune).items() if key not in OF_THE_STAGE}
-    options["scope"] = options["scope"] or classifier.spec.scope
+    options = _options(config, classifier)
     options["importance"] = _importance(config, classifier, data)
     if config.prune.steps > 1:
         options["ratio"] = shares(config.prune.ratio, config.prune.steps, config.prune.schedule)[0]
@@ -161,21 +161,21 @@ def _further_steps(
     asked = config.prune
     if asked.steps == 1:
         return []
-    names = (
-        "coupled",
-        "target",
-        "round_to",
-        "min_channels",
-        "max_ratio",
-        "ratios",
-        "ignore",
-        "absorb",
-    )
-    options = {key: value for key, value in plain(asked).items() if key in names}
-    options["scope"] = asked.scope or classifier.spec.scope
-    options["importance"] = _importance(config, classifier, data)
-    every, schedule = asked.epochs_per_step, asked.schedule
-    return [GradualPruning(asked.ratio, asked.steps, every, schedule, options=options, first=first)]
+    options = _options(config, classifier)
+    del options["ratio"]
+    return [
+        GradualPruning(
+            asked.ratio, asked.steps, asked.epochs_per_step, asked.schedule, options=options,
+            first=first, importance=lambda: _importance(config, classifier, data),
+        )
+    ]  # fmt: skip
+
+
+def _options(config: DictConfig, classifier: Classifier) -> dict[str, Any]:
+    """Keyword arguments of `rni_pl.prune`, all but the importance and a plan."""
+    given = plain(config.prune)
+    options = {key: value for key, value in given.items() if key not in OF_THE_STAGE}
+    return {**options, "scope": options["scope"] or classifier.spec.scope}
 
 
 def _importance(config: DictConfig, classifier: Classifier, data: ClassificationData) -> Any:
@@ -191,7 +191,8 @@ def _importance(config: DictConfig, classifier: Classifier, data: Classification
 
 
 def _cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    images, labels = batch
+    device = next(model.parameters()).device
+    images, labels = (x.to(device) for x in batch)
     return nn.functional.cross_entropy(model(images), labels)
 
 

@@ -40,6 +40,14 @@ def test_the_last_step_leaves_what_one_would(
     assert model.get_submodule("layer1.0.bn1").num_features == found["kept"]["layer1.0.bn1"]
 
 
+def test_gradients_are_those_of_each_step(command: Callable, trained: Path) -> None:
+    settings = (*STEPS, "prune/importance=taylor", "prune.importance.batches=1")
+    done = command("prune", f"checkpoint={trained}", *settings, "hydra.run.dir=run")
+    assert done.status == 0, done.err
+    found = summary(Path("run"))
+    assert 1 - found["channels_pruned"] / found["channels_dense"] == pytest.approx(0.8, abs=0.02)
+
+
 def test_it_goes_on_in_between(command: Callable, trained: Path) -> None:
     given = (f"checkpoint={trained}", *STEPS)
     assert command("prune", *given, "hydra.run.dir=whole").status == 0

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from rni_pl.callbacks import OneShotPruning, SparsityRegulariser
+from rni_pl.errors import PruningError
 from rni_pl.norm import scaled_norms
-from rni_pl.pruning import prune
+from rni_pl.pruning import prune, prune_in_place
 from rni_pl.regularisers import L1
 
 
@@ -195,6 +196,17 @@ def test_a_checkpoint_is_tested_and_loaded(tmp_path: Path) -> None:
         Mine.load_from_checkpoint(tmp_path / "pruned.ckpt", weights_only=True)
 
 
+def test_state_of_another_shape_is_refused_and_nothing_changed() -> None:
+    model, x = randomise(TwoInputs()), (torch.randn(2, 3, 8, 8), torch.randn(2, 5))
+    optimizer = torch.optim.Adafactor(model.parameters())
+    model(*x)["mask"].sum().backward()
+    optimizer.step()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(PruningError, match="Adafactor keeps row_var of shape"):
+        prune_in_place(model, x, 0.5, optimizers=[optimizer])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 class Itself(pl.LightningModule):
     """The module is the network, and says what it takes."""
 
@@ -213,6 +225,38 @@ class Itself(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters())
+
+
+def test_two_networks_of_one_module(tmp_path: Path) -> None:
+    """Each callback gives its own network its sizes."""
+
+    class Pair(Itself):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = randomise(
+                nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 2, 1))
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.other(self.features(x))
+
+    def callbacks() -> list[Any]:
+        one = OneShotPruning(0.5, network="features", example=torch.zeros(2, 3, 8, 8))
+        other = OneShotPruning(
+            0.5, at_epoch=1, network="other", example=torch.zeros(2, 4, 4, 4),
+            options={"min_channels": 1},
+        )  # fmt: skip
+        return [one, other]
+
+    module = Pair()
+    fit = trainer(tmp_path, *callbacks(), epochs=2)
+    fit.fit(module, data())
+    fit.save_checkpoint(tmp_path / "pair.ckpt")
+    again = Pair()
+    trainer(tmp_path, *callbacks(), epochs=3).fit(
+        again, data(), ckpt_path=tmp_path / "pair.ckpt", weights_only=True
+    )
+    assert (again.features[0].out_channels, again.other[0].out_channels) == (4, 3)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
