@@ -85,7 +85,8 @@ def prune_and_finetune(
             before = _dense_figures(config, trainer, classifier, data)
             classifier.replace_model(pruned)
             summary = of_pruning(spec, report, before, _figures(trainer, classifier, data))
-            _warn_if_missed(summary, report.limited)
+            if not spec.born:  # what went in training was said before
+                _warn_if_missed(summary, report.limited)
             if trainer.is_global_zero:
                 if config.prune.measure_latency:
                     with busy("timing"):
