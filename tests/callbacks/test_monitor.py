@@ -72,8 +72,9 @@ def test_epochs_that_are_not_validated_count(monkeypatch: pytest.MonkeyPatch) ->
     clock = iter([0.0, 4.0, 10.0, 14.0, 20.0, 20.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     logged: list[float] = []
-    module: Any = SimpleNamespace(callbacks=[], log=lambda name, value: logged.append(value))
+    module: Any = SimpleNamespace(log=lambda name, value: logged.append(value))
     trainer: Any = SimpleNamespace(
+        callbacks=[],
         world_size=2,
         sanity_checking=False,
         current_epoch=1,
