@@ -34,7 +34,9 @@ class GradualPruning(LivePruning):
         steps: how many there are, the first before training.
         every: epochs between two.
         schedule: a choice of `SCHEDULES`, see `shares`.
-        network, example, options: see `LivePruning`.
+        network: see `LivePruning`.
+        example: see `LivePruning`.
+        options: see `LivePruning`.
         first: what the first step removed, where that is done already.
         importance: gives what the channels are ranked by, anew for each step: gradients of a
             network of before are none of the present one.

@@ -16,7 +16,9 @@ class OneShotPruning(LivePruning):
     Args:
         ratio: the share of channels to remove, see `rni_pl.prune`.
         at_epoch: counted from 0; 0: before training.
-        network, example, options: see `LivePruning`.
+        network: see `LivePruning`.
+        example: see `LivePruning`.
+        options: see `LivePruning`.
 
     Attributes:
         report: what was removed; None before.

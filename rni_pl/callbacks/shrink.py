@@ -16,8 +16,8 @@ class Shrink(LivePruning):
     """Removes channels for good whose importance has stayed below a size for some epochs.
 
     RNI's gradient vanishes for a channel that has receded (arXiv 2204.06404, section 3), so that it
-    stays down, and a one-shot cut would remove it anyway. Training groups of weights away and
-    removing them on the way is PruneTrain's idea (Lym et al., SC 2019).
+    stays down, and a one-shot cut would remove it anyway. To remove what has gone to zero while
+    training goes on is PruneTrain's idea, for groups of weights (Lym et al., SC 2019).
 
     Example::
 
@@ -27,8 +27,10 @@ class Shrink(LivePruning):
         every: so many epochs lie between two removals, at the start of an epoch.
         below: the importance, the size of an effective scale, under which a channel has receded.
         patience: so many epochs in a row it has to have been there.
-        network, example, options: see `LivePruning`; ``coupled`` lets channels go that residual
-            additions tie. Constants of plain BatchNorm are folded in (``absorb``).
+        network: see `LivePruning`.
+        example: see `LivePruning`.
+        options: see `LivePruning`; ``coupled`` lets channels go that residual additions tie.
+            Constants of plain BatchNorm are folded in (``absorb``).
 
     Attributes:
         receded: layer -> for how many epochs each of its channels has been below.
