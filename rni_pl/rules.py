@@ -99,7 +99,18 @@ PATHS = ("checkpoint", "resume", "init", "data.root")
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        ("arch", "method", "data", "optimizer", "scheduler", "trainer", "prune", "distill", "loss"),
+        (
+            "arch",
+            "method",
+            "data",
+            "optimizer",
+            "scheduler",
+            "trainer",
+            "prune",
+            "distill",
+            "loss",
+            "shrink",
+        ),
         Rule("a mapping of settings", lambda v: isinstance(v, dict)),
     ),
     "arch._target_": TARGET,

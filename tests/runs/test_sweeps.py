@@ -151,12 +151,12 @@ def test_launchers_give_what_the_serial_sweep_gives(
     assert "Traceback" not in done.err
     sweep = tmp_path / "sweep"
     for job in JOBS:
-        one, other = summary(swept / job), summary(sweep / f"{job}_data.val_fraction-0.1")
+        one, other = summary(swept / job), summary(sweep / f"data.val_fraction-0.1_{job}")
         assert {key for key in one if one[key] != other[key]} <= TIMES
-    bad = [f"{job}_data.val_fraction-0.0001" for job in JOBS]
+    bad = [f"data.val_fraction-0.0001_{job}" for job in JOBS]
     assert not any((sweep / job / "summary.json").exists() for job in bad)
     theirs = {"multirun.yaml", ".submitit", *bad}
-    good = {f"{job}_data.val_fraction-0.1" for job in JOBS}
+    good = {f"data.val_fraction-0.1_{job}" for job in JOBS}
     assert {path.name for path in sweep.iterdir()} - theirs == good
     assert {path.name for path in tmp_path.iterdir()} == {"sweep"}
 

@@ -26,6 +26,7 @@ from rni_pl.training import launch
 # A batch that two processes cannot share equally; no chance, no half precision. The network is
 # shallow and smooth: a deep one multiplies rounding errors some ten times a step, in float64 too,
 # and then chaos is measured instead of arithmetic.
+FOUND = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
 NET = ("arch=custom", "arch._target_=ranks.shallow_net")
 STEPS = (
     "data=digits", "data.batch_size=31", "data.padding=0", "data.flip=false",
@@ -49,7 +50,7 @@ def test_two_processes_do_what_one_does(tmp_path: Path, monkeypatch: pytest.Monk
         str(ROOT / "tests" / "helpers" / "watched.py"), str(tmp_path),
         "train", *train, f"hydra.run.dir={tmp_path}/two", "--",
         "prune", f"checkpoint={tmp_path}/two", *prune, f"hydra.run.dir={tmp_path}/two_half",
-        OMP_NUM_THREADS="1",
+        OMP_NUM_THREADS="1", PYTHONPATH=FOUND,
     )  # fmt: skip
     assert done.status == 0, done.err
     notes = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
@@ -141,8 +142,7 @@ def test_two_machines(tmp_path: Path, starter: Callable) -> None:
 
     def start(rank: int) -> Finished:
         arguments, environment = starter(rank, port)
-        found = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests/helpers")))
-        environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": found, **environment}
+        environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": FOUND, **environment}
         return run_python(*arguments, script, *settings, *nodes, cwd=tmp_path, **environment)
 
     with ThreadPoolExecutor() as pool:
