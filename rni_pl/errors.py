@@ -39,6 +39,10 @@ class PruningError(RniError):
     """A network cannot be pruned as asked."""
 
 
+class NothingToPruneError(PruningError):
+    """None of a network's channels can go."""
+
+
 class ExportError(RniError):
     """A network cannot be exported as asked, or came out as something else."""
 

@@ -15,7 +15,6 @@ from torch import nn
 import rni_pl
 from rni_pl import models
 from rni_pl.errors import CheckpointError, ConfigError
-from rni_pl.norm import SigmoidBatchNorm2d
 from rni_pl.regularisers import l1_penalty, rni_penalty
 from rni_pl.runs.spec import ModelSpec
 
@@ -246,47 +245,6 @@ def test_plain_functions() -> None:
     assert pruned(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_convert_batchnorm_of_any_model() -> None:
-    import torchvision
-
-    net = torchvision.models.resnet18()
-    net.bn1.running_mean.fill_(2.0)
-    converted = rni_pl.convert_batchnorm(net)
-    norms = [m for m in converted.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == 20
-    assert all(type(m) is SigmoidBatchNorm2d and m.bias is None for m in norms)
-    assert converted.bn1.running_mean.eq(2.0).all()
-    assert type(rni_pl.convert_batchnorm(nn.BatchNorm2d(3))) is SigmoidBatchNorm2d
-
-
-def test_sigbn_is_built_in_the_place_of_batchnorm() -> None:
-    built = SigmoidBatchNorm2d(8, 1e-3, 0.2, True, False)  # in the order of nn.BatchNorm2d
-    assert (built.eps, built.momentum, built.running_mean) == (1e-3, 0.2, None)
-    with pytest.raises(ValueError, match=r"affine=False makes a BatchNorm"):
-        SigmoidBatchNorm2d(8, affine=False)
-
-
-def test_sigbn_is_batchnorm_with_sigmoid_scale() -> None:
-    sig, plain = SigmoidBatchNorm2d(5), nn.BatchNorm2d(5)
-    plain.weight.data = torch.sigmoid(sig.weight.data)
-    for mode in (True, True, False):
-        sig.train(mode), plain.train(mode)
-        x = torch.randn(4, 5, 3, 3) * 2 + 1
-        assert torch.allclose(sig(x), plain(x), atol=1e-6)
-    assert torch.equal(sig.running_var, plain.running_var)
-    assert sig.num_batches_tracked == 2
-
-
-@pytest.mark.parametrize("arch", ["vgg16", "resnet20"])
-def test_one_seed_gives_the_same_convolutions_for_every_norm(arch: str) -> None:
-    weights = []
-    for norm in ("bn", "sigbn"):
-        torch.manual_seed(5)
-        model = getattr(models, arch)(norm=norm)
-        weights.append([m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)])
-    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-
-
 def test_one_seed_gives_the_same_start_for_every_method(tmp_path: Path) -> None:
     tiny = [*QUICK, "optimizer.lr=1e-30", "optimizer.weight_decay=0"]
     weights = []
@@ -297,18 +255,3 @@ def test_one_seed_gives_the_same_start_for_every_method(tmp_path: Path) -> None:
         weights.append([m.weight for m in model.modules() if isinstance(m, nn.Conv2d)])
     for other in weights[1:]:
         assert all(torch.equal(a, b) for a, b in zip(weights[0], other, strict=True))
-
-
-def test_initialisation_of_the_reference() -> None:
-    model = models.resnet56()
-    conv = model.layer3[4].conv1
-    assert conv.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
-    assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.2)
-    assert not model.fc.bias.any()
-    assert model.bn1.weight.eq(0.5).all()
-    assert not model.bn1.bias.any()
-    gammas = torch.cat(
-        [m.weight for m in models.resnet56(norm="sigbn").modules() if isinstance(m, nn.BatchNorm2d)]
-    )
-    assert abs(gammas.mean().item()) < 0.1
-    assert gammas.std().item() == pytest.approx(1.0, rel=0.1)

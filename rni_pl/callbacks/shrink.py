@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rni_pl import norm
 from rni_pl.callbacks.live_pruning import LivePruning
-from rni_pl.errors import ConfigError, PruningError
+from rni_pl.errors import ConfigError, NothingToPruneError
 from rni_pl.pruning import Importance, PruningReport
 
 
@@ -68,9 +68,7 @@ class Shrink(LivePruning):
             self.report = self.prune(
                 trainer, pl_module, batch, ratio=None, threshold=self.below, importance=ranking
             )
-        except PruningError as error:
-            if "nothing to prune" not in str(error):
-                raise
+        except NothingToPruneError:
             return
         for name, kept in self.report.kept.items():
             self.receded[name] = self.receded[name][kept]

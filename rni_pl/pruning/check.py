@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rni_pl.errors import PruningError
+from rni_pl.errors import NothingToPruneError
 from rni_pl.pruning.copying import Parts
 from rni_pl.pruning.dependency import DependencyGraph
 from rni_pl.pruning.ids import NO_IDS, Label, all_ids, collapse
@@ -233,7 +233,7 @@ def _fix_misfit(graph: DependencyGraph, error: Exception, check: Check) -> None:
         *_wider(expected, place),
     )
     if not any(graph.fix(all_ids(labels), why) for labels in steps):
-        raise PruningError(f"nothing to prune: {why}")
+        raise NothingToPruneError(f"nothing to prune: {why}")
 
 
 def _wider(ops: list[Op], place: int) -> Iterator[list[Label]]:

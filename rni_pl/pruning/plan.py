@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rni_pl.cost import macs_on, parameter_count
-from rni_pl.errors import PruningError
+from rni_pl.errors import NothingToPruneError, PruningError
 from rni_pl.norm.valley import MAX_DEPTH, find_valley
 from rni_pl.pruning.costs import Costs
 from rni_pl.pruning.dependency import DependencyGraph
@@ -91,7 +91,7 @@ def make_plan(graph: DependencyGraph, options: PruningOptions) -> Plan:
     removable = removable_groups(graph, options.coupled)
     found = Candidates.of(graph, removable, options.importance)
     if not len(found.groups):
-        raise PruningError(
+        raise NothingToPruneError(
             f"nothing to prune in {type(graph.model).__name__}: {why_nothing(graph)}"
         )
     keep = torch.ones(graph.size, dtype=torch.bool, device="cpu")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from rni_pl import cost, norm
 from rni_pl.errors import PruningError
 from rni_pl.norm.valley import find_valley
-from rni_pl.pruning import PruningReport, prune
+from rni_pl.pruning import PruningOptions, PruningReport, prune
 
 
 def remaining(
@@ -27,6 +27,7 @@ def remaining(
     now = whole.widths
     before = {name: born["widths"].get(name, width) for name, width in now.items()}
     if ratio == "auto":
+        PruningOptions(ratio, scope=options["scope"])  # which refuses a cut for each layer
         return {**options, "ratio": None, "threshold": _valley(model, whole, born)}
     if target == "params":
         return {**options, "ratio": _rest(ratio, born[target], cost.parameter_count(model))}

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import run_python
 from masking import randomise
+from own_modules import Mine, TwoInputs, data, inputs, loss_of, trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
 from rni_pl.callbacks import OneShotPruning, SparsityRegulariser
 from rni_pl.errors import PruningError
@@ -21,76 +19,8 @@ from rni_pl.pruning import prune, prune_in_place
 from rni_pl.regularisers import L1
 
 
-class TwoInputs(nn.Module):
-    """An image and a vector in, a dictionary of two outputs out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-        self.body = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
-        self.aside = nn.Linear(5, 16)
-        self.mask, self.label = nn.Conv2d(16, 1, 1), nn.Linear(16, 4)
-
-    def forward(self, image: Tensor, vector: Tensor) -> dict[str, Tensor]:
-        x = self.body(self.stem(image))
-        return {"mask": self.mask(x), "label": self.label(x.mean((2, 3)) * self.aside(vector))}
-
-
-def loss_of(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    made = network(batch["image"], batch["vector"])
-    mask = F.binary_cross_entropy_with_logits(made["mask"], batch["mask"])
-    return mask + F.cross_entropy(made["label"], batch["label"])
-
-
-class Mine(pl.LightningModule):
-    """Any loss, any inputs."""
-
-    def __init__(self, optimizer: str = "AdamW") -> None:
-        super().__init__()
-        self.model: nn.Module = randomise(TwoInputs())
-        self.optimizer = optimizer
-        self.steps: list[float] = []
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = loss_of(self.model, batch)
-        self.steps.append(float(loss))
-        return loss
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.log("val", loss_of(self.model, batch))
-
-    def configure_optimizers(self) -> Any:
-        settings = {"momentum": 0.9} if self.optimizer == "SGD" else {}
-        optimizer = getattr(torch.optim, self.optimizer)(self.model.parameters(), 0.01, **settings)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
-
-
-def data(count: int = 8) -> DataLoader:
-    torch.manual_seed(7)
-    images = [
-        {
-            "image": torch.randn(3, 8, 8), "vector": torch.randn(5),
-            "mask": torch.rand(1, 8, 8).round(), "label": torch.randint(0, 4, ()),
-        }
-        for _ in range(count)
-    ]  # fmt: skip
-    return DataLoader(images, batch_size=2)  # type: ignore[arg-type]
-
-
-def inputs(batch: dict[str, Tensor]) -> tuple[Tensor, ...]:
-    return batch["image"], batch["vector"]
-
-
 def pruning(**settings: Any) -> OneShotPruning:
     return OneShotPruning(0.5, **{"at_epoch": 1, "example": inputs, **settings})
-
-
-def trainer(folder: Path, *callbacks: Any, epochs: int = 3, **settings: Any) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks), default_root_dir=folder,
-        enable_checkpointing=False, **settings,
-    )  # fmt: skip
 
 
 class Watch(pl.Callback):
@@ -310,70 +240,3 @@ def test_two_processes_prune_alike_and_go_on(tmp_path: Path) -> None:
         if "running" not in key and "num_batches" not in key:
             assert torch.equal(value, other[key]), key
     assert losses != others
-
-
-CONFIGURED = """
-trainer:
-  max_epochs: 2
-  accelerator: cpu
-  logger: false
-  enable_checkpointing: false
-  enable_progress_bar: false
-  enable_model_summary: false
-  callbacks:
-    - class_path: rni_pl.callbacks.SparsityRegulariser
-      init_args:
-        regulariser: {class_path: rni_pl.regularisers.L1, init_args: {reg_weight: 0.001}}
-    - class_path: rni_pl.callbacks.OneShotPruning
-      init_args: {ratio: 0.5, at_epoch: 1, options: {ignore: [features.9]}}
-"""
-BY_COMMAND = """
-import torch
-from PACKAGE import LightningModule
-from PACKAGE.cli import LightningCLI
-from torch import nn
-from torch.utils.data import DataLoader
-
-
-class Mine(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3))
-        nn.init.normal_(self.features[1].weight)
-
-    def training_step(self, batch, batch_idx):
-        return self.features(batch).square().mean()
-
-    def forward(self, x):
-        return self.features(x)
-
-    def train_dataloader(self):
-        return DataLoader(torch.randn(8, 3, 8, 8), batch_size=2)
-
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters())
-
-
-cli = LightningCLI(Mine, run=False, args=["--config", "run.yaml"], save_config_callback=None)
-try:
-    cli.trainer.fit(cli.model)
-except ValueError as error:
-    print("refused:", error)
-cli.trainer.callbacks[-1].options.clear()
-cli.trainer.fit_loop.epoch_progress.reset()
-for callback in cli.trainer.callbacks:
-    if hasattr(callback, "options"):
-        callback.options.clear()
-cli.trainer.fit(cli.model)
-print("left:", cli.model.features[0].out_channels)
-"""
-
-
-@pytest.mark.parametrize("package", ["pytorch_lightning", "lightning.pytorch"])
-def test_lightnings_own_command_line(package: str, tmp_path: Path) -> None:
-    pytest.importorskip(package)
-    (tmp_path / "run.yaml").write_text(CONFIGURED)
-    done = run_python("-c", BY_COMMAND.replace("PACKAGE", package), cwd=tmp_path)
-    assert done.status == 0, done.err
-    assert "refused: prune.ignore='features.9' matches no layer" in done.out
-    assert "left: 4" in done.out

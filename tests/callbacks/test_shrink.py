@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from masking import difference
+from own_modules import trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -52,14 +53,6 @@ def data() -> DataLoader:
     torch.manual_seed(3)
     images = torch.randn(12, 3, 32, 32)
     return DataLoader(TensorDataset(images, torch.randint(0, 10, (12,))), batch_size=4)
-
-
-def trainer(folder: Path, *callbacks: Any, epochs: int = 3, **settings: Any) -> pl.Trainer:
-    return pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks), default_root_dir=folder,
-        enable_checkpointing=False, **settings,
-    )  # fmt: skip
 
 
 class Plant(pl.Callback):

@@ -16,8 +16,6 @@ NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
-HERE = "layer_networks.py"
-
 
 def block(rank: int, inputs: int, outputs: int) -> nn.Sequential:
     layers = CONV[rank](inputs, outputs, 3, padding=1), NORM[rank](outputs), nn.ReLU()
@@ -246,8 +244,8 @@ def normed(norm: nn.Module) -> Net:
 
 # The layer that stays, and words of the reason; head.0.1 can go.
 LEFT_WHOLE: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
-    "LayerNorm": (lambda: normed(nn.LayerNorm(12)), "stem.1", f"feeds norm ({HERE}"),
-    "RMSNorm": (lambda: normed(nn.RMSNorm(12)), "stem.1", f"feeds norm ({HERE}"),
+    "LayerNorm": (lambda: normed(nn.LayerNorm(12)), "stem.1", "feeds norm (layer_net"),
+    "RMSNorm": (lambda: normed(nn.RMSNorm(12)), "stem.1", "feeds norm (layer_net"),
     "MultiheadAttention": (
         lambda: Net(
             lambda s, x: s.head(s.other(x)) + s.out(
@@ -260,72 +258,43 @@ LEFT_WHOLE: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
         lambda: Net(
             lambda s, x: s.head(s.other(x)) + s.norm(s.rnn(x.flatten(2).transpose(1, 2))[0][:, -1]),
             rnn=nn.LSTM(3, 5, batch_first=True), norm=nn.BatchNorm1d(5), other=conv(3, 12),
-        ), "norm", f"rnn ({HERE}",
+        ), "norm", "rnn (layer_net",
     ),
     "spectral_norm": (
         lambda: Net(lambda s, x: s.head(s.norm(s.own(x))), 10,
                     own=spectral_norm(nn.Conv2d(3, 10, 3)),
                     norm=nn.BatchNorm2d(10)),
-        "norm", f"own ({HERE}",
+        "norm", "own (layer_net",
     ),
     "spectral_norm of old": (
         lambda: Net(lambda s, x: s.head(s.norm(s.own(x))), 10, norm=nn.BatchNorm2d(10),
                     own=nn.utils.spectral_norm(nn.Conv2d(3, 10, 3))),
-        "norm", f"own ({HERE}",
+        "norm", "own (layer_net",
     ),
     "weight_norm of what it reads": (
         lambda: Net(lambda s, x: s.head(s.own(s.stem(x))), 10,
                     own=weight_norm(nn.Conv2d(12, 10, 3))),
-        "stem.1", f"own ({HERE}",
+        "stem.1", "own (layer_net",
     ),
-    "half by number": (lambda: written(lambda x: x[:, :6].add_(x[:, 6:])), "stem.1", f"({HERE}"),
-    "rows set to 1": (lambda: written(lambda x: x[:, :, ::2].fill_(1.0)), "stem.1", f"({HERE}"),
+    "half by number": (lambda: written(lambda x: x[:, :6].add_(x[:, 6:])), "stem.1", "(layer_net"),
+    "rows set to 1": (lambda: written(lambda x: x[:, :, ::2].fill_(1.0)), "stem.1", "(layer_net"),
     "split at unequal numbers": (
         lambda: Net(lambda s, x: s.head(s.stem(x).split([8, 4], 1)[0]), 8), "stem.1", "split",
     ),
-    "sort": (lambda: Net(lambda s, x: s.head(s.stem(x).sort(1)[0])), "stem.1", f"sort ({HERE}"),
+    "sort": (lambda: Net(lambda s, x: s.head(s.stem(x).sort(1)[0])), "stem.1", "sort (layer_net"),
     "positions picked by value": (
-        lambda: Net(best, score=nn.Conv2d(12, 1, 1), out=nn.Linear(12, 5)), "stem.1", f"({HERE}",
+        lambda: Net(best, score=nn.Conv2d(12, 1, 1), out=nn.Linear(12, 5)), "stem.1", "(layer_net",
     ),
     "positions masked by value": (
         lambda: Net(masked_rows, score=nn.Conv2d(12, 1, 1), out=nn.Linear(12, 5)), "stem.1",
-        f"index ({HERE}",
+        "index (layer_net",
     ),
     "InstanceNorm with statistics of its own": (
         lambda: Net(lambda s, x: s.head(s.norm(s.stem(x))),
                     norm=nn.InstanceNorm2d(12, track_running_stats=True)),
-        "stem.1", f"({HERE}",
+        "stem.1", "(layer_net",
     ),
     "GroupNorm whose groups stand in the code": (
         lambda: Net(lambda s, x: s.head(F.group_norm(s.stem(x), 2))), "stem.1", "group_norm",
     ),
 }  # fmt: skip
-
-
-BATCHNORMS = nn.modules.batchnorm._BatchNorm
-
-
-def prepared_layers(build: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
-    """With random parameters and statistics everywhere, in float64; and its example."""
-    model = build()
-    with torch.no_grad():
-        for module in model.modules():
-            if getattr(module, "running_mean", None) is not None:
-                module.running_mean.normal_()
-                module.running_var.uniform_(0.5, 2)
-            if (
-                isinstance(module, BATCHNORMS | nn.GroupNorm | nn.LayerNorm)
-                and module.weight is not None
-            ):
-                module.weight.normal_()
-                if module.bias is not None:
-                    module.bias.normal_()
-    rank = next(
-        (
-            m.weight.ndim - 2
-            for m in model.modules()
-            if hasattr(m, "stride") and hasattr(m, "weight")
-        ),
-        1,
-    )
-    return model.double().eval(), image(rank).double()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from layer_networks import image
 from torch import Tensor, nn
 
 from rni_pl.norm import scaled_norms
@@ -59,3 +60,32 @@ def check(model: nn.Module, x: Tensor, **request: Any) -> Any:
         assert torch.equal(model(x), before), "the given model was changed"
     pruned.train()(x).sum().backward()
     return report
+
+
+BATCHNORMS = nn.modules.batchnorm._BatchNorm
+
+
+def prepared_layers(build: Callable[[], nn.Module]) -> tuple[nn.Module, Tensor]:
+    """With random parameters and statistics everywhere, in float64; and its example."""
+    model = build()
+    with torch.no_grad():
+        for module in model.modules():
+            if getattr(module, "running_mean", None) is not None:
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2)
+            if (
+                isinstance(module, BATCHNORMS | nn.GroupNorm | nn.LayerNorm)
+                and module.weight is not None
+            ):
+                module.weight.normal_()
+                if module.bias is not None:
+                    module.bias.normal_()
+    rank = next(
+        (
+            m.weight.ndim - 2
+            for m in model.modules()
+            if hasattr(m, "stride") and hasattr(m, "weight")
+        ),
+        1,
+    )
+    return model.double().eval(), image(rank).double()

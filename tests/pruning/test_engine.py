@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from layer_networks import PRUNED
-from layer_networks import prepared_layers as prepared
 from masking import difference, masked, randomise
+from masking import prepared_layers as prepared
 from torch import Tensor, nn
 from torch.nn import functional as F
 from unusual_networks import Net, conv, head

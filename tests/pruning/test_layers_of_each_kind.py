@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from layer_networks import FOLLOWS, LEFT_WHOLE, PRUNED
-from layer_networks import prepared_layers as prepared
 from masking import difference, masked
+from masking import prepared_layers as prepared
 from torch import nn
 
 from rni_pl.pruning import PruningReport, prune, resize, structure_of

@@ -11,7 +11,9 @@ from left_by_runs import assert_same_end, stop_after, summary
 
 import rni_pl
 from rni_pl import load_model
+from rni_pl.errors import PruningError
 from rni_pl.norm import scaled_norms
+from rni_pl.training.since_birth import remaining
 
 STRONG = (
     "arch=resnet20", "data=digits", "data.batch_size=16", "trainer.limit_train_batches=8",
@@ -83,6 +85,22 @@ def test_a_ratio_is_a_share_of_what_it_began_with(
     removed = 1 - found[f"{target}_pruned"] / found[f"{target}_dense"]
     assert removed == pytest.approx(found["ratio"], abs=0.03)
     assert not found["pruned_before"]
+
+
+def test_a_valley_counts_what_went(shrunk: Path) -> None:
+    """The channels that went are its lower mode, so that none of those left has to go."""
+    model = load_model(shrunk / "checkpoints/last.ckpt")
+    born = {"params": 1, "macs": 1, "widths": {}, "gone": [1e-4 * (1 + i / 99) for i in range(99)]}
+    for _, norm in scaled_norms(model):
+        norm.weight.data.copy_(torch.linspace(1.5, 2.5, norm.num_features))
+    options = {"ratio": "auto", "scope": "global", "target": "channels"}
+    found = remaining(model, torch.zeros(1, 3, 32, 32), options, born)
+    assert found["ratio"] is None
+    assert 1e-3 < found["threshold"] < 0.8
+    with pytest.raises(PruningError, match=r"ratio=auto with prune\.scope=local"):
+        remaining(model, torch.zeros(1, 3, 32, 32), {**options, "scope": "local"}, born)
+    with pytest.raises(PruningError, match="do not show two modes"):
+        remaining(model, torch.zeros(1, 3, 32, 32), options, {**born, "gone": []})
 
 
 def test_what_went_already_may_be_more_than_is_asked(shrunk: Path, command: Callable) -> None:
