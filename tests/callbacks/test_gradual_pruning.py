@@ -3,9 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+import torch
 from left_by_runs import assert_same_end, stop_after, summary
+from own_modules import Mine, data, inputs
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rni_pl import load_model
 from rni_pl.callbacks import GradualPruning
@@ -38,6 +43,24 @@ def test_the_last_step_leaves_what_one_would(
     assert found["best_epoch"] >= 4, "the best epoch is one of the final network"
     model = load_model("run")
     assert model.get_submodule("layer1.0.bn1").num_features == found["kept"]["layer1.0.bn1"]
+
+
+class Worse(Mine):
+    """What is validated is worse after every epoch."""
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.log("val", float(self.current_epoch))
+
+
+def test_the_best_checkpoint_is_one_after_the_last_step(tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor="val", mode="min")
+    pruning = GradualPruning(0.6, steps=2, every=2, example=inputs)
+    fit = pl.Trainer(
+        max_epochs=4, accelerator="cpu", logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[pruning, best],
+    )  # fmt: skip
+    fit.fit(Worse(), data(), data())
+    assert torch.load(best.best_model_path, weights_only=True)["epoch"] == 2
 
 
 def test_gradients_are_those_of_each_step(command: Callable, trained: Path) -> None:
